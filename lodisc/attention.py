@@ -1,0 +1,62 @@
+"""Read a ViT's attention beside its fused kernel.
+
+Fused attention never forms the attention matrices. Pivots need one row of each, the class token's, and that row is
+computed here from the queries and keys that the layer has just projected: nothing is projected twice, and no N x N
+matrix exists.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+
+@contextmanager
+def recorded_attention(vit: VisionTransformer, full: bool = False) -> Iterator[list[Tensor]]:
+    """Record the attention of every block that runs inside the context.
+
+    Args:
+        vit: a ViT whose blocks project queries, keys and values in one `attn.qkv` layer.
+        full: record whole matrices instead of class-token rows. Memory grows with the square of the tokens.
+
+    Yields:
+        A list that each block's forward extends by its log attention, averaged over heads, in float32:
+        (B, T) from the class token to all T tokens, or (B, T, T) where `full`.
+    """
+    layers: list[Tensor] = []
+
+    def hook(attention: nn.Module) -> object:
+        def record(_: nn.Module, __: object, qkv: Tensor) -> None:
+            layers.append(log_attention(attention, qkv, full))
+
+        return attention.qkv.register_forward_hook(record)  # type: ignore[union-attr,operator]
+
+    handles = [hook(block.attn) for block in vit.blocks]
+    try:
+        yield layers
+    finally:
+        for handle in handles:
+            handle.remove()  # type: ignore[attr-defined]
+
+
+@torch.no_grad()
+def log_attention(attention: nn.Module, qkv: Tensor, full: bool) -> Tensor:
+    """Return log(mean over heads of softmax(q k^T / sqrt(d))) in float32, for the class token's row or all rows.
+
+    Args:
+        attention: a timm attention layer (num_heads, q_norm, k_norm, scale).
+        qkv: (B, T, 3 * C), what its `qkv` layer projected; the class token is the first of the T.
+    """
+    batch, tokens, _ = qkv.shape
+    heads: int = attention.num_heads  # type: ignore[assignment]
+    q, k, _ = qkv.view(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    q = q if full else q[:, :, :1]
+    q, k = attention.q_norm(q), attention.k_norm(k)  # type: ignore[operator]
+    logits = (q * attention.scale) @ k.transpose(-2, -1)  # type: ignore[operator]
+    rows = logits.float().log_softmax(dim=-1).logsumexp(dim=1) - math.log(heads)
+    return rows if full else rows[:, 0]

@@ -1,0 +1,123 @@
+"""Linear probe: multinomial logistic regression on frozen features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lodisc.probes.inputs import require_features, require_labels
+
+# From strong to weak, so that each fit starts from the smoother one before it.
+L2_STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+MAX_ITERATIONS = 100
+CHUNK = 2**16
+
+
+def linear_probe(
+    train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor, seed: int = 0
+) -> dict[str, float]:
+    """Fit a linear classifier to training features and return its accuracy on test features.
+
+    The features are standardised by the training set's mean and deviation. The strength of the L2 penalty is chosen on
+    a fifth of each class's training images, drawn by `seed`; then the classifier is fitted to all of them. The test
+    set is used once, for the result. A test image whose class the training set lacks is counted, as wrong.
+
+    Args:
+        train_features: (N, D) floating point.
+        train_labels: (N,) int64; some class must have two images.
+        test_features: (M, D) floating point.
+        test_labels: (M,) int64.
+        seed: draws the images that choose the penalty.
+
+    Returns:
+        "top1" and "top5" accuracy in percent; with fewer than five classes "top5" ranks them all.
+
+    Raises:
+        ValueError: an argument of another shape or type, a value that is not finite, or no class with two images.
+    """
+    require_features("train_features", train_features)
+    require_features("test_features", test_features)
+    require_labels("train_labels", train_labels, train_features)
+    require_labels("test_labels", test_labels, test_features)
+    if train_features.shape[1] != test_features.shape[1]:
+        raise ValueError(
+            f"train_features has {train_features.shape[1]} features an image, test_features {test_features.shape[1]}"
+        )
+    train, test = _standardised(train_features.float(), test_features.float())
+    classes, targets = train_labels.unique(return_inverse=True)
+
+    classifier = _start(train, len(classes))
+    _fit(classifier, train, targets, _choose_l2(train, targets, seed))
+    best = classes[_logits(classifier, test).topk(min(5, len(classes)), dim=1).indices]
+    hits = best == test_labels.unsqueeze(1)
+    return {"top1": _percent(hits[:, 0]), "top5": _percent(hits.any(dim=1))}
+
+
+def _standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    mean = train.mean(dim=0)
+    # A feature that is the same for every image would otherwise be divided by rounding errors.
+    scale = train.std(dim=0, correction=0).clamp_min(1e-6)
+    return (train - mean) / scale, (test - mean) / scale
+
+
+def _choose_l2(features: Tensor, targets: Tensor, seed: int) -> float:
+    held_out = _held_out(targets, seed)
+    if not held_out.any():
+        raise ValueError("train_labels: the linear probe needs a class with at least two images, every class has one")
+    classifier = _start(features, int(targets.max()) + 1)
+    accuracies = []
+    for l2 in L2_STRENGTHS:
+        _fit(classifier, features[~held_out], targets[~held_out], l2)
+        predictions = _logits(classifier, features[held_out]).argmax(dim=1)
+        accuracies.append(_percent(predictions == targets[held_out]))
+    return L2_STRENGTHS[accuracies.index(max(accuracies))]
+
+
+def _held_out(targets: Tensor, seed: int) -> Tensor:
+    """Return a mask (N,) of a fifth of each class, at least one image of a class that has two."""
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed)).to(targets.device)
+    # Sorted by class, in random order within: an image's place in its class is its distance from the class's first.
+    order = order[targets[order].argsort(stable=True)]
+    sizes = targets.bincount()
+    place = torch.arange(len(targets), device=targets.device) - (sizes.cumsum(0) - sizes)[targets[order]]
+    quota = torch.where(sizes > 1, (sizes // 5).clamp_min(1), 0)
+    mask = torch.zeros_like(targets, dtype=torch.bool)
+    mask[order] = place < quota[targets[order]]
+    return mask
+
+
+def _start(features: Tensor, classes: int) -> torch.nn.Linear:
+    classifier = torch.nn.Linear(features.shape[1], classes, device=features.device)
+    torch.nn.init.zeros_(classifier.weight)
+    torch.nn.init.zeros_(classifier.bias)
+    return classifier
+
+
+def _fit(classifier: torch.nn.Linear, features: Tensor, targets: Tensor, l2: float) -> None:
+    """Minimise mean cross-entropy + l2 / 2 * |weight|^2, starting from the classifier as it is."""
+    optimizer = torch.optim.LBFGS(
+        classifier.parameters(), max_iter=MAX_ITERATIONS, tolerance_change=1e-7, line_search_fn="strong_wolfe"
+    )
+
+    @torch.enable_grad()  # type: ignore[untyped-decorator]
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        total = l2 / 2 * classifier.weight.square().sum()
+        total.backward()
+        for x, y in zip(features.split(CHUNK), targets.split(CHUNK), strict=True):
+            loss = F.cross_entropy(classifier(x), y, reduction="sum") / len(features)
+            loss.backward()
+            total = total.detach() + loss.detach()
+        return total.detach()
+
+    optimizer.step(closure)
+
+
+@torch.no_grad()
+def _logits(classifier: torch.nn.Linear, features: Tensor) -> Tensor:
+    return torch.cat([classifier(x) for x in features.split(CHUNK)])
+
+
+def _percent(hits: Tensor) -> float:
+    return 100 * float(hits.double().mean())
