@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 
 @contextmanager
@@ -30,22 +32,22 @@ def recorded_attention(vit: VisionTransformer, full: bool = False) -> Iterator[l
     """
     layers: list[Tensor] = []
 
-    def hook(attention: nn.Module) -> object:
-        def record(_: nn.Module, __: object, qkv: Tensor) -> None:
-            layers.append(log_attention(attention, qkv, full))
+    def record(attention: Any) -> RemovableHandle:
+        handle: RemovableHandle = attention.qkv.register_forward_hook(
+            lambda _module, _inputs, qkv: layers.append(log_attention(attention, qkv, full))
+        )
+        return handle
 
-        return attention.qkv.register_forward_hook(record)  # type: ignore[union-attr,operator]
-
-    handles = [hook(block.attn) for block in vit.blocks]
+    handles = [record(block.attn) for block in vit.blocks]
     try:
         yield layers
     finally:
         for handle in handles:
-            handle.remove()  # type: ignore[attr-defined]
+            handle.remove()
 
 
 @torch.no_grad()
-def log_attention(attention: nn.Module, qkv: Tensor, full: bool) -> Tensor:
+def log_attention(attention: Any, qkv: Tensor, full: bool) -> Tensor:
     """Return log(mean over heads of softmax(q k^T / sqrt(d))) in float32, for the class token's row or all rows.
 
     Args:
@@ -53,10 +55,11 @@ def log_attention(attention: nn.Module, qkv: Tensor, full: bool) -> Tensor:
         qkv: (B, T, 3 * C), what its `qkv` layer projected; the class token is the first of the T.
     """
     batch, tokens, _ = qkv.shape
-    heads: int = attention.num_heads  # type: ignore[assignment]
+    heads: int = attention.num_heads
     q, k, _ = qkv.view(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
     q = q if full else q[:, :, :1]
-    q, k = attention.q_norm(q), attention.k_norm(k)  # type: ignore[operator]
-    logits = (q * attention.scale) @ k.transpose(-2, -1)  # type: ignore[operator]
-    rows = logits.float().log_softmax(dim=-1).logsumexp(dim=1) - math.log(heads)
+    q, k = attention.q_norm(q), attention.k_norm(k)
+    with torch.autocast(qkv.device.type, enabled=False):  # as the fused kernel, which accumulates in float32
+        logits = (q.float() * attention.scale) @ k.float().transpose(-2, -1)
+        rows: Tensor = logits.log_softmax(dim=-1).logsumexp(dim=1) - math.log(heads)
     return rows if full else rows[:, 0]

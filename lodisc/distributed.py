@@ -61,5 +61,5 @@ def differentiable_sum(tensor: Tensor) -> Tensor:
     """Return the sum of the workers' tensors, with gradients through the sum to every worker."""
     if world_size() == 1:
         return tensor
-    result: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
+    result: Tensor = _Sum.apply(tensor)
     return result

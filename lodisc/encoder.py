@@ -9,6 +9,8 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.layers.attention import Attention
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
@@ -39,12 +41,19 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if not timm.is_model(self.arch):
             raise ValueError(f"encoder.arch: timm {timm.__version__} has no model {self.arch!r}")
+        pretrained = timm.is_model_pretrained(self.arch)
+        if "." in self.arch and not pretrained:
+            raise ValueError(f"encoder.arch: timm {timm.__version__} has no pretrained tag {self.arch!r}")
+        if self.weights == "timm" and not pretrained:
+            raise ValueError(f"encoder.weights: timm has no pretrained weights for encoder.arch {self.arch!r}")
         for name in ("image_size", "patch_size", "depth"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"encoder.{name} must be at least 1, got {value}")
         if self.patch_size and self.image_size % self.patch_size:
-            raise ValueError(f"encoder.image_size ({self.image_size}) must be a multiple of patch_size {self.patch_size}")
+            raise ValueError(
+                f"encoder.image_size ({self.image_size}) must be a multiple of patch_size {self.patch_size}"
+            )
         if self.weights not in ("random", "timm") and not Path(self.weights).is_file():
             raise ValueError(f"encoder.weights: {self.weights!r} is neither 'random', 'timm' nor a file")
 
@@ -131,26 +140,33 @@ def _create_vit(config: EncoderConfig) -> VisionTransformer:
             dynamic_img_size=True,
             **{name: value for name, value in shape.items() if value is not None},
         )
-    except TypeError as error:
-        raise ValueError(f"encoder.arch: {config.arch} is not a plain ViT: {error}") from error
+    except (TypeError, AssertionError) as error:  # how timm refuses arguments that an architecture does not take
+        raise ValueError(f"encoder.arch: {config.arch} is not a ViT with a class token: {error}") from error
     if not isinstance(vit, VisionTransformer) or vit.cls_token is None:
         raise ValueError(f"encoder.arch: {config.arch} has no class token; take a timm VisionTransformer that has one")
-    if not all(hasattr(block, "attn") and hasattr(block.attn, "qkv") for block in vit.blocks):
-        raise ValueError(f"encoder.arch: {config.arch} does not project q, k and v in one layer (block.attn.qkv)")
+    # Other layers may hold a `qkv` too, and attend otherwise: the rows read from it would be wrong without an error.
+    if not all(type(getattr(block, "attn", None)) is Attention for block in vit.blocks):
+        raise ValueError(f"encoder.arch: {config.arch} does not use timm's plain attention in every block")
+    if type(vit.patch_embed) is not PatchEmbed:
+        raise ValueError(
+            f"encoder.arch: {config.arch} has a convolutional stem; its tokens are not patches of the image"
+        )
     return vit
 
 
 def _load_weights(vit: VisionTransformer, path: Path) -> None:
     """Load a timm state dict of the same architecture; its head is ignored, its positions resampled to the grid."""
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"encoder.weights: {path} cannot be read as a state dict: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"encoder.weights: {path} must hold a flat dict of tensors (a timm ViT's state_dict())")
-    state = checkpoint_filter_fn(dict(state), vit)
-    state = {name: value for name, value in state.items() if not name.startswith(("head.", "fc_norm."))}
+    state = {name: value for name, value in state.items() if not name.startswith(("head", "fc_norm."))}
     try:
-        vit.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"encoder.weights: {path} does not fit the encoder: {error}") from error
+        vit.load_state_dict(checkpoint_filter_fn(state, vit))
+    except (RuntimeError, ValueError, KeyError, AssertionError) as error:
+        raise ValueError(f"encoder.weights: {path} does not fit encoder.arch: {error}") from error

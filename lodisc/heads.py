@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import nn
 
 from lodisc.batch_norm import GlobalBatchNorm1d
@@ -20,7 +22,7 @@ def predictor(input_dim: int, hidden_dim: int, dropout: float) -> nn.Sequential:
 def _mlp(widths: list[int], dropout: float) -> nn.Sequential:
     """Linear layers without bias; batch norm and ReLU between them, batch norm without affine after the last."""
     layers: list[nn.Module] = []
-    for before, after in zip(widths[:-2], widths[1:-1], strict=True):
+    for before, after in pairwise(widths[:-1]):
         layers += [nn.Linear(before, after, bias=False), GlobalBatchNorm1d(after), nn.ReLU(inplace=True)]
         if dropout > 0:
             layers.append(nn.Dropout(dropout))

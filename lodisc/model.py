@@ -16,6 +16,7 @@ from lodisc.loss import contrastive_loss
 from lodisc.pivots import Pivots, keep_patches, pivot_scores
 
 LocalView = Literal["tokens", "pixels"]
+Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +79,8 @@ class LoDisc(nn.Module):
     @torch.no_grad()
     def update_momentum(self, momentum: float) -> None:
         """theta' <- m theta' + (1 - m) theta, for all parameters at once. Call it exactly once a step."""
-        ours = [*self.momentum_encoder.parameters(), *self.momentum_projector.parameters()]
-        theirs = [*self.encoder.parameters(), *self.projector.parameters()]
+        ours: list[Tensor] = [*self.momentum_encoder.parameters(), *self.momentum_projector.parameters()]
+        theirs: list[Tensor] = [*self.encoder.parameters(), *self.projector.parameters()]
         torch._foreach_lerp_(ours, theirs, 1 - momentum)
 
     def forward(self, view1: Tensor, view2: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -96,18 +97,18 @@ class LoDisc(nn.Module):
         views = torch.cat([view1, view2])
         features = self.encoder(views)
         q1, q2 = (self.predictor(self.projector(half)) for half in features.chunk(2))
-        (k1, k2), local_keys, pivots = self._keys(views)
+        keys, local_keys, pivots = self._keys(views)
 
-        loss, top1 = _symmetric(q1, q2, k1, k2, self.config.temperature)
+        loss, top1 = _symmetric((q1, q2), keys, self.config.temperature)
         metrics = {"loss/global": loss.detach(), "contrastive/top1": top1, **_spread(features)}
         if local_keys is not None:
-            local_loss, _ = _symmetric(q1, q2, *local_keys, self.config.temperature)
+            local_loss, _ = _symmetric((q1, q2), local_keys, self.config.temperature)
             loss = loss + self.config.local_weight * local_loss
             metrics |= {"loss/local": local_loss.detach(), **pivots}
         return loss, {"loss": loss.detach(), **metrics}
 
     @torch.no_grad()
-    def _keys(self, views: Tensor) -> tuple[list[Tensor], list[Tensor] | None, dict[str, Tensor]]:
+    def _keys(self, views: Tensor) -> tuple[Pair, Pair | None, dict[str, Tensor]]:
         """Return the keys of both views, and of their local views where there is a local branch."""
         if self.config.local_weight == 0:
             return self._project(self.momentum_encoder(views)), None, {}
@@ -119,15 +120,16 @@ class LoDisc(nn.Module):
             local = self.momentum_encoder(mask_pixels(views, kept, self.encoder.patch_size))
         return self._project(features), self._project(local), _pivot_metrics(scores, kept)
 
-    def _project(self, features: Tensor) -> list[Tensor]:
+    def _project(self, features: Tensor) -> Pair:
         # One view at a time: batch norm's statistics are a view's, as MoCo v3 computes them.
-        return [self.momentum_projector(half) for half in features.chunk(2)]
+        first, second = features.chunk(2)
+        return self.momentum_projector(first), self.momentum_projector(second)
 
 
-def _symmetric(q1: Tensor, q2: Tensor, k1: Tensor, k2: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _symmetric(queries: Pair, keys: Pair, temperature: float) -> tuple[Tensor, Tensor]:
     """Return ctr(q1, k2) + ctr(q2, k1) and their mean top-1 accuracy."""
-    loss12, top12 = contrastive_loss(q1, k2, temperature)
-    loss21, top21 = contrastive_loss(q2, k1, temperature)
+    loss12, top12 = contrastive_loss(queries[0], keys[1], temperature)
+    loss21, top21 = contrastive_loss(queries[1], keys[0], temperature)
     return loss12 + loss21, (top12 + top21) / 2
 
 

@@ -100,7 +100,7 @@ def _fit(classifier: torch.nn.Linear, features: Tensor, targets: Tensor, l2: flo
         classifier.parameters(), max_iter=MAX_ITERATIONS, tolerance_change=1e-7, line_search_fn="strong_wolfe"
     )
 
-    @torch.enable_grad()  # type: ignore[untyped-decorator]
+    @torch.enable_grad()
     def closure() -> Tensor:
         optimizer.zero_grad()
         total = l2 / 2 * classifier.weight.square().sum()

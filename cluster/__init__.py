@@ -1,0 +1,1 @@
+"""How a command reaches Ray, and the `lodisc` command line."""

@@ -1,0 +1,156 @@
+"""The `lodisc` console command. A subcommand is a config dataclass, the function that takes it, and a line of help."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
+from pkgutil import resolve_name
+from typing import Any
+
+from docstring_parser import parse_from_object
+from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, set_parsing_settings
+
+from lodisc import __version__
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand. Names stand for the objects, so that asking one command for help does not import torch for all.
+
+    Attributes:
+        config: `module:Class` of the dataclass whose fields are the options.
+        function: `module:function` that takes the config.
+        help: one line.
+        positional: fields given by place instead of by name.
+        recipes: whether `--config` reads YAML files and shipped recipes.
+        uses_ray: whether the function runs on Ray.
+    """
+
+    config: str
+    function: str
+    help: str
+    positional: tuple[str, ...] = ()
+    recipes: bool = False
+    uses_ray: bool = True
+
+
+COMMANDS = {
+    "prepare": Command(
+        "pipelines.prepare:PrepareConfig",
+        "pipelines.prepare:prepare",
+        "check every image of a source and write them as Parquet shards",
+        positional=("source", "destination"),
+    ),
+    "pretrain": Command(
+        "pipelines.config:PretrainConfig",
+        "pipelines.pretrain:pretrain",
+        "pretrain an encoder on images without labels",
+        recipes=True,
+    ),
+    "evaluate": Command(
+        "pipelines.evaluate:EvaluateConfig",
+        "pipelines.evaluate:evaluate",
+        "say what a checkpoint's features are good for",
+        positional=("checkpoint",),
+    ),
+    "demo": Command(
+        "pipelines.demo:DemoConfig",
+        "pipelines.demo:demo",
+        "make images, pretrain on them, and compare with MoCo v3 and no training",
+    ),
+    "ui": Command(
+        "pipelines.ui:UIConfig",
+        "pipelines.ui:ui",
+        "open MLflow on the runs",
+        uses_ray=False,
+    ),
+}
+
+
+class ConfigFile(ActionConfigFile):
+    """`--config`, which takes the name of a shipped recipe where a file is expected."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        from pipelines.config import recipe_path
+
+        super().__call__(parser, cfg, recipe_path(values), option_string)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 2 for what the user can put right, said in one line."""
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    set_parsing_settings(add_print_completion_argument=True)
+    try:
+        parser = build_parser(COMMANDS if arguments[0] == "--print_completion" else arguments[:1])
+        parsed = parser.instantiate(parser.parse_args(arguments))
+        run(COMMANDS[parsed.command], dict(vars(parsed[parsed.command])))
+    except (argparse.ArgumentError, ValueError) as error:
+        print(f"lodisc: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("lodisc: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser(complete: Collection[str]) -> ArgumentParser:
+    """Return the parser, with the options of those subcommands that are named in `complete`."""
+    parser = ArgumentParser(
+        prog="lodisc",
+        description="Self-supervised pretraining for fine-grained images, on Ray.",
+        version=__version__,
+        exit_on_error=False,
+    )
+    subcommands = parser.add_subcommands(dest="command", metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        places = " ".join(field.upper() for field in command.positional)
+        subparser = ArgumentParser(
+            usage=f"lodisc {name} {places} [options]".replace("  ", " "),
+            description=f"{command.help[0].upper()}{command.help[1:]}.",
+        )
+        if name in complete:
+            add_options(subparser, command)
+        subcommands.add_subcommand(name, subparser, help=command.help)
+    return parser
+
+
+def add_options(parser: ArgumentParser, command: Command) -> None:
+    """Add the fields of a command's config, and what the command line adds to them."""
+    config = resolve_name(command.config)
+    about = {field.arg_name: field.description for field in parse_from_object(config).params}
+    switches = {field.name: field.default for field in fields(config) if isinstance(field.default, bool)}
+    for name in command.positional:
+        parser.add_argument(name, type=str, metavar=name.upper(), help=about.get(name))
+    for name, default in switches.items():
+        parser.add_argument(f"--{name}", action=ActionYesNo, default=default, help=about.get(name))
+    parser.add_class_arguments(config, skip={*command.positional, *switches})
+    if command.recipes:
+        recipe_help = "YAML file, or name of a shipped recipe; options after it win."
+        parser.add_argument("--config", action=ConfigFile, metavar="FILE_OR_RECIPE", help=recipe_help)
+    if command.uses_ray:
+        # Suppressed where not given, so that --print_config shows the run and not the machine.
+        address_help = (
+            "Ray cluster to join: auto, HOST:PORT or ray://HOST:PORT. Without it (and RAY_ADDRESS), a new one."
+        )
+        parser.add_argument("--address", type=str, default=argparse.SUPPRESS, help=address_help)
+
+
+def run(command: Command, values: dict[str, Any]) -> None:
+    """Make the config of parsed values, which checks them, and only then start Ray and call the function."""
+    address = values.pop("address", None)
+    values.pop("config", None)
+    config = resolve_name(command.config)(**values)
+    function = resolve_name(command.function)
+    if not command.uses_ray:
+        function(config)
+        return
+    from cluster.connect import connect
+
+    with connect(address):
+        function(config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

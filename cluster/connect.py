@@ -1,0 +1,106 @@
+"""How a command reaches Ray: a Ray of its own on this machine, or the cluster at an address."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import ray.data
+
+# Defaults for this process and every Ray worker; a value that the user has set stays.
+ENVIRONMENT = {
+    # How often Train's controller looks at its workers. At its default of 2 s every checkpoint waits 1.6 s for it.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Train would show each printed line twice.
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_DATA_LOG_LEVEL": "ERROR",
+    # In the workers too, where Ray Data would draw bars over our own.
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    # Acknowledges that Ray leaves CUDA_VISIBLE_DEVICES alone for tasks without a GPU, or it warns at every start.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+# The least level that each logger still says. The first two warn, ever again, that there are no bars, which `connect`
+# asks for, and no dashboard; the third tells of every step that Train takes to start workers and report checkpoints.
+LOG_LEVELS = {
+    "ray.data._internal.progress": logging.ERROR,
+    "ray.train.v2._internal.execution.controller.placement_group_cleaner": logging.ERROR,
+    "ray.train.v2": logging.WARNING,
+}
+
+
+@contextmanager
+def connect(address: str | None = None, num_cpus: int | None = None) -> Iterator[None]:
+    """Have Ray running inside the block, and leave it at the end.
+
+    A Ray that runs in this process already is used as it is. Otherwise `address`, or else the variable RAY_ADDRESS,
+    names a cluster to join; the packages and this release of Ray must be installed on its nodes. Without an address a
+    Ray starts on this machine alone and ends with the block. Ray then keeps a token at ~/.ray/auth_token, which no
+    other user should read; nodes of a cluster with RAY_AUTH_MODE=token must all hold the same.
+
+    Args:
+        address: `auto` for the cluster that runs on this machine, `HOST:PORT`, or `ray://HOST:PORT`.
+        num_cpus: CPUs that a Ray on this machine alone may use; None for all.
+
+    Raises:
+        ValueError: no cluster answers at the address, or it is no address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ |= ENVIRONMENT | os.environ
+    quieten()
+    logging.getLogger("ray.data").setLevel(os.environ["RAY_DATA_LOG_LEVEL"])
+    ray.data.DataContext.get_current().enable_progress_bars = False  # it may have read the variable already
+    _start(address or os.environ.get("RAY_ADDRESS"), num_cpus)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start(address: str | None, num_cpus: int | None) -> None:
+    local: dict[str, Any] = {}
+    if address is None:
+        local = {"num_cpus": num_cpus, "include_dashboard": False}
+        # It watches for a cloud that takes a node back, which does not befall a machine that runs alone.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    workers = {
+        "env_vars": {name: os.environ[name] for name in ENVIRONMENT},
+        "worker_process_setup_hook": "cluster.connect.prepare_worker",
+    }
+    try:
+        if address is not None and address != "auto":
+            _knock(address)
+        ray.init(address, runtime_env=workers, logging_level=logging.ERROR, **local)
+    except OSError as error:
+        raise ValueError(f"address: no Ray cluster answers at {address}: {error}") from error
+
+
+def _knock(address: str) -> None:
+    """Try the address once, as Ray itself would try a wrong one for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"address must be auto, HOST:PORT or ray://HOST:PORT, got {address!r}")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+def prepare_worker() -> None:
+    """Prepare a Ray worker process as `connect` prepares the driver's. Ray calls it when the process starts."""
+    quieten()
+    # Ray Train looks the cluster up by this variable, and without it fails where two clusters run on one machine.
+    os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+
+
+def quieten() -> None:
+    """Silence, in this process, what Ray says to its own developers."""
+    for name, level in LOG_LEVELS.items():
+        logging.getLogger(name).setLevel(level)
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\.")

@@ -1,0 +1,88 @@
+"""The state of a run on disk: written by the train loop, read by resume, evaluation and export."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from pyarrow import fs
+
+from lodisc.encoder import Encoder, EncoderConfig
+
+FILE = "checkpoint.pt"
+
+
+def directory_name(step: int) -> str:
+    """Return the folder name of the checkpoint that holds `step` finished steps."""
+    return f"step-{step:08d}"
+
+
+def step_of(path: str) -> int:
+    """Return how many steps are finished in the checkpoint folder `path`."""
+    return int(path.rstrip("/").rsplit("-", 1)[1])
+
+
+@contextmanager
+def written_checkpoint(state: dict[str, Any]) -> Iterator[ray.train.Checkpoint]:
+    """Write `state` to a temporary folder, as a checkpoint ready to report."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(state, Path(folder) / FILE)
+        yield ray.train.Checkpoint.from_directory(folder)
+
+
+def read_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
+    """Read a checkpoint's tensors to the CPU. Only tensors and plain values are ever unpickled."""
+    with checkpoint.as_directory() as folder:
+        return torch.load(Path(folder) / FILE, map_location="cpu", weights_only=True)
+
+
+def last_checkpoint(run_dir: str) -> ray.train.Checkpoint | None:
+    """Return the newest checkpoint that the run at `run_dir` (path or URI) registered, None where there is none.
+
+    A checkpoint folder that Ray did not register was cut off while being written; it is not a checkpoint.
+    """
+    try:
+        return ray.train.Result.from_path(run_dir).checkpoint
+    except RuntimeError:
+        return None
+
+
+def find_checkpoint(path: str) -> ray.train.Checkpoint:
+    """Return the checkpoint at `path`: a checkpoint folder, or a run folder, whose newest one is taken.
+
+    Raises:
+        ValueError: there is none.
+    """
+    filesystem, plain_path = fs.FileSystem.from_uri(str(Path(path).absolute()) if "://" not in path else path)
+    if filesystem.get_file_info(f"{plain_path}/{FILE}").type == fs.FileType.File:
+        return ray.train.Checkpoint(plain_path, filesystem)
+    checkpoint = last_checkpoint(path)
+    if checkpoint is None:
+        raise ValueError(f"{path}: neither a checkpoint folder (no {FILE} in it) nor a run with a finished checkpoint")
+    return checkpoint
+
+
+def load_encoder(path: str, untrained: bool = False) -> tuple[Encoder, dict[str, Any]]:
+    """Return the base encoder of a checkpoint, in evaluation mode on the CPU, and what the checkpoint says of its run.
+
+    Args:
+        path: a checkpoint folder or a run folder, local or URI.
+        untrained: give the encoder as it was before the first step, from the initial weights kept beside the state.
+
+    Returns:
+        The encoder, and {"step": int, "config": nested dict, "run_id": str, "tracking_uri": str}.
+    """
+    state = read_state(find_checkpoint(path))
+    config = EncoderConfig(**{**state["config"]["encoder"], "weights": "random"})
+    prefix = "encoder."
+    weights = {key.removeprefix(prefix): value for key, value in state["model"].items() if key.startswith(prefix)}
+    torch.manual_seed(state["config"]["seed"])
+    encoder = Encoder(EncoderConfig(**state["config"]["encoder"]) if untrained else config)
+    if not untrained:
+        encoder.load_state_dict(weights)
+    return encoder.eval(), {key: state[key] for key in ("step", "config", "run_id", "tracking_uri")}

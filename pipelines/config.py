@@ -1,0 +1,230 @@
+"""The configuration of a pretraining run: one tree of frozen dataclasses, read from YAML recipes and dotted overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from lodisc.encoder import EncoderConfig
+from lodisc.model import ModelConfig
+from lodisc.views import ViewConfig
+from pipelines.precision import Precision
+from pipelines.tracking import TrackingConfig
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the images come from.
+
+    Attributes:
+        images: training images, `SRC` or `SRC@SPLIT`: a folder, list file, Parquet, WebDataset or official layout.
+        eval_images: held-out labelled images to score the encoder on during pretraining.
+    """
+
+    images: str
+    eval_images: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW and its schedule.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: global batch, over all workers.
+        base_lr: peak learning rate for a batch of 256; the peak is base_lr * batch_size / 256.
+        warmup_epochs: epochs of linear warm-up, may be fractional.
+        weight_decay: AdamW's decoupled weight decay, on every parameter as in MoCo v3.
+        clip_norm: largest gradient norm; None leaves gradients as they are.
+        precision: number format of the forward and backward pass; auto is bf16 where the hardware has it.
+    """
+
+    epochs: int = 100
+    batch_size: int = 256
+    base_lr: float = 1.5e-4
+    warmup_epochs: float = 10.0
+    weight_decay: float = 0.5
+    clip_norm: float | None = None
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, f"optim.epochs must be at least 1, got {self.epochs}")
+        _require(self.batch_size >= 2, f"optim.batch_size must be at least 2 to contrast, got {self.batch_size}")
+        _require(self.base_lr > 0, f"optim.base_lr must be > 0, got {self.base_lr}")
+        _require(
+            0 <= self.warmup_epochs < self.epochs,
+            f"optim.warmup_epochs must be >= 0 and below optim.epochs ({self.epochs}), got {self.warmup_epochs}",
+        )
+        _require(self.weight_decay >= 0, f"optim.weight_decay must be >= 0, got {self.weight_decay}")
+        _require(self.clip_norm is None or self.clip_norm > 0, f"optim.clip_norm must be > 0, got {self.clip_norm}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """What the run asks of the Ray cluster.
+
+    Attributes:
+        workers: training workers; each holds a replica of the model and an equal share of the batch.
+        gpus: whether each worker takes a GPU; None takes one where the cluster has enough.
+        cpus_per_worker: CPUs that Ray reserves for each worker; None leaves a share for the data pipeline.
+    """
+
+    workers: int = 1
+    gpus: bool | None = None
+    cpus_per_worker: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.workers >= 1, f"compute.workers must be at least 1, got {self.workers}")
+        _require(
+            self.cpus_per_worker is None or self.cpus_per_worker > 0,
+            f"compute.cpus_per_worker must be > 0, got {self.cpus_per_worker}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointingConfig:
+    """When the state of the run is saved: at the end of every epoch, and every so many steps.
+
+    Attributes:
+        every_steps: also save every so many steps; None saves at the end of epochs only.
+        keep: how many checkpoints stay on disk, the newest first.
+    """
+
+    every_steps: int | None = None
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        _require(self.every_steps is None or self.every_steps >= 1, "checkpoint.every_steps must be at least 1")
+        _require(self.keep >= 1, f"checkpoint.keep must be at least 1, got {self.keep}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InTrainingConfig:
+    """How the encoder is watched while it trains.
+
+    Attributes:
+        every_epochs: score the encoder and draw its pivots every so many epochs; the last epoch always is.
+        max_images: at most so many images of the gallery and of the held-out set, drawn by the seed.
+        log_every_steps: steps between two points of the training curves.
+    """
+
+    every_epochs: int = 5
+    max_images: int = 3000
+    log_every_steps: int = 1
+
+    def __post_init__(self) -> None:
+        _require(self.every_epochs >= 1, f"evaluation.every_epochs must be at least 1, got {self.every_epochs}")
+        _require(self.max_images >= 2, f"evaluation.max_images must be at least 2, got {self.max_images}")
+        _require(self.log_every_steps >= 1, "evaluation.log_every_steps must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """A pretraining run.
+
+    Attributes:
+        data: where the images come from.
+        encoder: the ViT and its initial weights.
+        model: the LoDisc objective.
+        views: the two random views.
+        optim: optimiser and schedule.
+        compute: workers and devices.
+        checkpoint: when state is saved.
+        evaluation: how the encoder is watched while it trains.
+        tracking: where MLflow keeps the run.
+        name: the run's name and folder; None makes one from the time.
+        seed: fixes initial weights, order of images, views and random pivots.
+        storage: folder or URI that holds the runs; every node must reach it.
+        resume: continue the run of this name from its last checkpoint.
+    """
+
+    data: DataConfig
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    views: ViewConfig = field(default_factory=ViewConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    checkpoint: CheckpointingConfig = field(default_factory=CheckpointingConfig)
+    evaluation: InTrainingConfig = field(default_factory=InTrainingConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    name: str | None = None
+    seed: int = 0
+    storage: str = "runs"
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        _require(
+            self.optim.batch_size % self.compute.workers == 0,
+            f"optim.batch_size ({self.optim.batch_size}) must be a multiple of compute.workers ({self.compute.workers})",
+        )
+        _require(self.seed >= 0, f"seed must be >= 0, got {self.seed}")
+        _require(
+            self.name is None or ("/" not in self.name and self.name not in ("", ".", "..")),
+            f"name must be a plain folder name, got {self.name!r}",
+        )
+        _require(not self.resume or self.name is not None, "resume needs the name of the run to continue")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a config tree as nested dicts of plain YAML values (tuples become lists)."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return plain(asdict(config))
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that are shipped with the package."""
+    folder = files("pipelines") / "recipes"
+    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
+
+
+def recipe_path(name_or_path: str) -> str:
+    """Return the file of a shipped recipe's name, or the path itself where it is a file.
+
+    Raises:
+        ValueError: neither a shipped recipe nor a file.
+    """
+    if name_or_path in recipe_names():
+        return str(files("pipelines") / "recipes" / f"{name_or_path}.yaml")
+    if Path(name_or_path).is_file():
+        return name_or_path
+    raise ValueError(
+        f"--config {name_or_path}: no such file, and no shipped recipe of that name ({', '.join(recipe_names())})"
+    )
+
+
+def load_recipe(name_or_path: str, overrides: Mapping[str, Any]) -> PretrainConfig:
+    """Read a recipe and set fields by dotted name, as `{"model.temperature": 0.1}`.
+
+    Raises:
+        ValueError: an unknown recipe or field, or a value that the field refuses.
+    """
+    tree = yaml.safe_load(Path(recipe_path(name_or_path)).read_text())
+    for name, value in overrides.items():
+        *parents, leaf = name.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(PretrainConfig)
+    try:
+        values = parser.parse_object(tree)
+    except ArgumentError as error:
+        raise ValueError(f"{name_or_path}: {error}") from error
+    return PretrainConfig(**vars(parser.instantiate(values)))

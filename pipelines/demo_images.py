@@ -1,0 +1,134 @@
+"""The data set that comes with the product: real files on disk of a fine-grained problem, made on the spot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from pipelines.demo_birds import SPECIES, Species
+from pipelines.demo_scenes import draw_bird
+
+MARKER = "demo-images.json"
+VERSION = 1
+"""Of the drawings: raise it when the same parameters give other pictures, lest old folders pass for new ones."""
+
+SPLITS = ("train", "test")
+
+
+def generate_demo_images(
+    destination: Path | str,
+    *,
+    seed: int = 0,
+    train_per_class: int = 60,
+    test_per_class: int = 20,
+    size: int = 160,
+) -> None:
+    """Write `destination/{train,test}/<family>/<species>/0000.jpg` and so on, unless they are there already.
+
+    An image depends on the seed, the split, the species and its number alone, not on how many are made.
+
+    Args:
+        destination: folder for the images, which may not exist yet.
+        seed: of everything that is drawn by chance, >= 0.
+        train_per_class: images of each of the 16 species in `train`.
+        test_per_class: images of each of the 16 species in `test`.
+        size: side of the images in pixels.
+
+    Raises:
+        ValueError: the folder holds anything but a complete set with these parameters.
+    """
+    folder = Path(destination)
+    wanted = {
+        "version": VERSION,
+        "seed": seed,
+        "train_per_class": train_per_class,
+        "test_per_class": test_per_class,
+        "size": size,
+    }
+    if is_complete(folder, wanted):
+        return
+    counts = dict(zip(SPLITS, (train_per_class, test_per_class), strict=True))
+    tasks = [(folder, seed, split, number, size) for split in SPLITS for number in range(counts[split])]
+    for split in SPLITS:
+        for species in SPECIES:
+            (folder / split / species.family / species.name).mkdir(parents=True, exist_ok=True)
+    # Threads are enough: OpenCV, where most of the time goes, works outside the interpreter's lock.
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(lambda task: write_images(*task), tasks):
+            pass
+    (folder / MARKER).write_text(json.dumps({**wanted, "species": [asdict(each) for each in SPECIES]}, indent=2) + "\n")
+
+
+def is_complete(folder: Path, wanted: dict[str, int]) -> bool:
+    """Tell whether a folder holds the set with these parameters; False where there is nothing in it.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, where a folder for the demo images is needed: name another folder")
+    if not folder.exists() or not any(folder.iterdir()):
+        return False
+    try:
+        found = json.loads((folder / MARKER).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{folder} is not empty and holds no complete set of demo images (no {MARKER}): "
+            "name another folder, or delete this one if an interrupted run left it"
+        )
+    differing = [f"{name}={found.get(name)}, not {value}" for name, value in wanted.items() if found.get(name) != value]
+    if differing:
+        raise ValueError(
+            f"{folder} holds demo images with {'; '.join(differing)}: name another folder, or delete this one"
+        )
+    return True
+
+
+def write_images(folder: Path, seed: int, split: str, number: int, size: int) -> None:
+    """Write the image with this number of every species."""
+    for species in SPECIES:
+        path = folder / split / species.family / species.name / f"{number:04d}.jpg"
+        path.write_bytes(demo_jpeg(seed, split, species, number, size))
+
+
+def demo_jpeg(seed: int, split: str, species: Species, number: int, size: int) -> bytes:
+    """Return one image of the set as the bytes of its file."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), SPECIES.index(species), number])
+    picture = draw_bird(species, rng, size)
+    quality = int(rng.integers(80, 96))
+    _, encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return encoded.tobytes()
+
+
+def contact_sheet(*, seed: int = 0, size: int = 160, gap: int = 8) -> Image.Image:
+    """Return a picture of all classes: a family a row, a species a column, its plate beside an image of the set."""
+    font = ImageFont.load_default(size=max(10, size // 11))
+    caption = size // 7
+    rows = len(SPECIES) // 4
+    sheet = Image.new("RGB", (4 * (2 * size + gap) + gap, rows * (size + caption + gap) + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, (species, pictures) in enumerate(samples(seed, size)):
+        left = gap + place % 4 * (2 * size + gap)
+        top = gap + place // 4 * (size + caption + gap)
+        for column, picture in enumerate(pictures):
+            sheet.paste(Image.fromarray(picture), (left + column * size, top))
+        middle = (left + size, top + size + caption // 2)
+        draw.text(middle, species.name.replace("_", " "), fill=(40, 40, 40), font=font, anchor="mm")
+    return sheet
+
+
+def samples(seed: int, size: int) -> Iterator[tuple[Species, list[NDArray[np.uint8]]]]:
+    """Yield each species with its plate and with one picture."""
+    for index, species in enumerate(SPECIES):
+        rng = np.random.default_rng([seed, index])
+        yield species, [draw_bird(species, rng, size, nuisances=False), draw_bird(species, rng, size)]

@@ -1,0 +1,125 @@
+"""Features of a set of images, computed on every processor of the cluster."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+
+from lodisc.encoder import Encoder
+from lodisc.views import eval_view, normalise
+from pipelines.decode import decode_image
+from pipelines.precision import autocast, resolve_precision
+
+# Few enough rows that the actors share even a small set, enough that a task outweighs its overhead.
+BATCHES_PER_BLOCK = 4
+
+
+@dataclass(frozen=True)
+class Features:
+    """Images as an encoder sees them; row i, path i and label i belong together.
+
+    Attributes:
+        features: (N, D) float32, on the CPU.
+        paths: of the images.
+        labels: fine class names; None where any image has none.
+        coarse: coarse class names; None where any image has none.
+    """
+
+    features: torch.Tensor
+    paths: list[str]
+    labels: list[str] | None = None
+    coarse: list[str] | None = None
+
+
+def all_or_none(labels: list[str | None]) -> list[str] | None:
+    """Return the labels where every image has one, else None."""
+    present = [label for label in labels if label is not None]
+    return present if len(present) == len(labels) else None
+
+
+def extract(encoder: Encoder, dataset: ray.data.Dataset, image_size: int, batch_size: int = 64) -> Features:
+    """Embed the evaluation view of every image of a dataset, in the dataset's order.
+
+    Args:
+        encoder: on the CPU; each actor moves its own copy to its GPU where the cluster has GPUs.
+        dataset: rows {bytes, path, label, coarse}, all of which decode. Its option `preserve_order` is set.
+        image_size: side of the square view in pixels.
+        batch_size: images a forward pass.
+
+    Raises:
+        ValueError: the dataset is empty.
+    """
+    dataset.context.execution_options.preserve_order = True
+    # Read before the actors exist: they may take every CPU, and reading beside them would then wait for ever.
+    images = dataset.select_columns(["bytes", "path", "label", "coarse"]).materialize()
+    batches = math.ceil(images.count() / batch_size)
+    if batches == 0:
+        raise ValueError("there are no images to embed")
+    blocks = math.ceil(batches / BATCHES_PER_BLOCK)
+    actors, resources = plan_actors([node["Resources"] for node in ray.nodes() if node["Alive"]], blocks)
+    embedded = (
+        images.repartition(blocks)
+        .materialize()
+        .map_batches(
+            Embed,
+            fn_constructor_args=(ray.put(encoder), image_size, max(1, int(resources["num_cpus"]))),
+            batch_size=batch_size,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=actors),
+            **resources,
+        )
+    )
+    rows: dict[str, list[Any]] = {"features": [], "path": [], "label": [], "coarse": []}
+    for batch in embedded.iter_batches(batch_size=None):
+        for name, values in rows.items():
+            values.extend(batch[name])
+    features = torch.from_numpy(np.stack(rows["features"]))
+    return Features(features, rows["path"], all_or_none(rows["label"]), all_or_none(rows["coarse"]))
+
+
+def plan_actors(nodes: list[dict[str, float]], most: int) -> tuple[int, dict[str, float]]:
+    """Return how many actors embed, at most `most`, and the resources of each, from the resources of every node.
+
+    An actor a GPU, with its share of the node's CPUs for decoding; without GPUs an actor a CPU, which suits both the
+    decoder and a matrix product better than one actor of many threads.
+    """
+    with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1 and node.get("CPU", 0) > 0]
+    if with_gpu:
+        share = min(node["CPU"] / node["GPU"] for node in with_gpu)
+        gpus = sum(int(node["GPU"]) for node in with_gpu)
+        return min(most, gpus), {"num_cpus": math.floor(share) if share >= 1 else share, "num_gpus": 1}
+    cpus = sum(int(node.get("CPU", 0)) for node in nodes)
+    return max(1, min(most, cpus)), {"num_cpus": 1, "num_gpus": 0}
+
+
+class Embed:
+    """The actor that turns a batch of encoded images into features."""
+
+    def __init__(self, encoder: ray.ObjectRef[Encoder], image_size: int, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.decoders = ThreadPoolExecutor(threads)
+        self.image_size = image_size
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = resolve_precision("auto", self.device)
+        self.encoder: Encoder = ray.get(encoder).to(self.device).eval()
+
+    @torch.inference_mode()
+    def __call__(self, rows: pa.Table) -> dict[str, Any]:
+        """Map {bytes, path, label, coarse} (n rows) to {features (n, D) float32, path, label, coarse}."""
+        views = np.stack(list(self.decoders.map(self._view, rows["bytes"].to_pylist())))
+        images = normalise(torch.from_numpy(views).to(self.device))
+        with autocast(self.dtype, self.device):
+            features = self.encoder(images)
+        labels = {name: rows[name] for name in ("path", "label", "coarse")}
+        return {"features": features.float().cpu().numpy(), **labels}
+
+    def _view(self, data: bytes) -> np.ndarray:
+        return eval_view(decode_image(data), self.image_size)

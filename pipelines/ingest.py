@@ -1,0 +1,146 @@
+"""Feed training: from encoded images in the object store to an ordered stream of augmented pairs of views.
+
+A run reads one stream of *samples*, numbered from 0 to the end of its last epoch. Which image sample n shows, and how
+its two views are drawn, is a function of (seed, n) alone. So a run resumes at any step by starting the stream there,
+and the global batch of a step holds the same views however many workers share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+
+from lodisc.views import TwoViews, ViewConfig, eval_view
+from pipelines.decode import decode_image
+from pipelines.seeds import seed_of
+
+MAX_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class ImageStore:
+    """Encoded images in Ray's object store, for random access from any node.
+
+    Attributes:
+        blocks: references to Arrow tables with a `bytes` column.
+        starts: (blocks + 1,) int64; block i holds images starts[i] to starts[i + 1].
+    """
+
+    blocks: list[ray.ObjectRef]
+    starts: np.ndarray
+
+    @classmethod
+    def from_dataset(cls, dataset: ray.data.Dataset) -> ImageStore:
+        """Hold a materialised dataset's rows, in its order."""
+        dataset.context.execution_options.preserve_order = True
+        counts = dataset.map_batches(_count_rows, batch_format="pyarrow", batch_size=None)
+        sizes = [row["rows"] for row in counts.take_all()]
+        blocks = dataset.to_arrow_refs()
+        assert len(sizes) == len(blocks), "one count a block"
+        return cls(blocks, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def read(self, indices: np.ndarray) -> Iterator[bytes]:
+        """Yield the encoded bytes of the images at `indices` (n,), 0 <= index < len(self), in that order."""
+        owners = np.searchsorted(self.starts, indices, side="right") - 1
+        needed = np.unique(owners)
+        tables = dict(zip(needed, ray.get([self.blocks[i] for i in needed]), strict=True))
+        for index, owner in zip(indices, owners, strict=True):
+            yield tables[owner]["bytes"][int(index - self.starts[owner])].as_py()
+
+
+def _count_rows(block: pa.Table) -> pa.Table:
+    return pa.table({"rows": [block.num_rows]})
+
+
+@dataclass(frozen=True)
+class SampleOrder:
+    """Which image each sample of a run shows: every epoch a fresh permutation, cut to whole batches.
+
+    Attributes:
+        seed: of the run.
+        images: how many images there are.
+        batch_size: the global batch.
+    """
+
+    seed: int
+    images: int
+    batch_size: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.images // self.batch_size
+
+    def image_of(self, samples: np.ndarray) -> np.ndarray:
+        """Return the image index (n,) int64 of each sample number (n,)."""
+        epochs, places = np.divmod(samples, self.steps_per_epoch * self.batch_size)
+        result = np.empty_like(samples)
+        for epoch in np.unique(epochs):
+            order = np.random.default_rng([self.seed, int(epoch)]).permutation(self.images)
+            result[epochs == epoch] = order[places[epochs == epoch]]
+        return result
+
+
+class DrawViews:
+    """The task that turns a block of sample numbers into a block of views."""
+
+    def __init__(self, store: ImageStore, order: SampleOrder, views: ViewConfig, image_size: int) -> None:
+        self.store, self.order = store, order
+        self.two_views = TwoViews(views, image_size)
+
+    def __call__(self, samples: np.ndarray) -> dict[str, np.ndarray]:
+        """Map sample numbers (n,) to uint8 `view1` and `view2` (n, 3, H, W)."""
+        images = self.store.read(self.order.image_of(samples))
+        pairs = [
+            self.two_views(decode_image(data), seed_of(self.order.seed, int(sample)))
+            for sample, data in zip(samples, images, strict=True)
+        ]
+        view1, view2 = (np.stack(views) for views in zip(*pairs, strict=True))
+        return {"sample": samples, "view1": view1, "view2": view2}
+
+
+def sample_stream(draw: DrawViews, start_step: int, total_steps: int, workers: int) -> ray.data.Dataset:
+    """Return the samples of steps start_step to total_steps as a lazy dataset, for `streaming_split` over `workers`.
+
+    Every block holds the same number of rows, a divisor of a worker's share of the batch. Ray deals ordered blocks of
+    equal size to the workers in turn, so each step's blocks are together that step's global batch.
+    """
+    batch_size = draw.order.batch_size
+    chunk = _largest_divisor(batch_size // workers, MAX_CHUNK)
+    first, count = start_step * batch_size, (total_steps - start_step) * batch_size
+    numbers = ray.data.range(count, override_num_blocks=count // chunk)
+    return numbers.map_batches(lambda batch: draw(batch["id"] + first), batch_size=None)
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return max(d for d in range(1, min(number, limit) + 1) if number % d == 0)
+
+
+def training_batches(
+    shard: ray.data.DataIterator, batch_size: int, device: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Yield (sample (B,) int64, view1, view2 (B, 3, H, W) uint8 on `device`) of a worker's share, B = batch_size."""
+    for batch in shard.iter_torch_batches(batch_size=batch_size, device=device, prefetch_batches=2):
+        yield batch["sample"], batch["view1"], batch["view2"]
+
+
+def eval_images(dataset: ray.data.Dataset, image_size: int, limit: int, seed: int) -> ray.data.Dataset:
+    """Return at most `limit` images, drawn by `seed`, as rows {image uint8 (3, H, W), path, label, coarse}."""
+    count = dataset.count()
+    if count > limit:
+        chosen = np.sort(np.random.default_rng([seed, count]).choice(count, limit, replace=False))
+        table = pa.concat_tables(ray.get(dataset.to_arrow_refs())).take(chosen)
+        dataset = ray.data.from_arrow(table).repartition(max(1, limit // 128))
+
+    def view(row: dict) -> dict:
+        return {**row, "image": eval_view(decode_image(row.pop("bytes")), image_size)}
+
+    dataset.context.execution_options.preserve_order = True
+    return dataset.map(view).materialize()

@@ -1,0 +1,112 @@
+"""The folder of a run: who may write to it, and what continues it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pyarrow import fs
+
+from pipelines.checkpoint import last_checkpoint, step_of
+from pipelines.config import PretrainConfig, to_dict
+
+# Written at the very end of a run.
+FINISHED = "result.json"
+# A resumed run may move to other machines and be watched differently; anything else would make it another run.
+FREE_ON_RESUME = {"compute", "checkpoint", "evaluation", "tracking", "storage", "resume"}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder, local or URI, holding config.yaml, tracking.json and the checkpoints."""
+
+    path: str
+
+    @property
+    def name(self) -> str:
+        return self.path.rstrip("/").rsplit("/", 1)[1]
+
+    @property
+    def storage(self) -> str:
+        return self.path.rstrip("/").rsplit("/", 1)[0]
+
+    def has(self, name: str) -> bool:
+        filesystem, path = fs.FileSystem.from_uri(self.path)
+        return filesystem.get_file_info(f"{path}/{name}").type == fs.FileType.File
+
+    def read(self, name: str) -> str:
+        filesystem, path = fs.FileSystem.from_uri(self.path)
+        with filesystem.open_input_stream(f"{path}/{name}") as stream:
+            return stream.read().decode()
+
+    def write(self, name: str, text: str) -> None:
+        filesystem, path = fs.FileSystem.from_uri(self.path)
+        filesystem.create_dir(path)
+        with filesystem.open_output_stream(f"{path}/{name}") as stream:
+            stream.write(text.encode())
+
+    def read_json(self, name: str) -> Any:
+        return json.loads(self.read(name))
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write(name, json.dumps(value, indent=2))
+
+    def write_config(self, config: PretrainConfig) -> None:
+        """Keep the config beside the checkpoints, in the form that `--config` reads."""
+        self.write("config.yaml", yaml.safe_dump(to_dict(replace(config, resume=False)), sort_keys=False))
+
+    def finished_steps(self) -> int:
+        """Return the step of the newest registered checkpoint, 0 where there is none."""
+        checkpoint = last_checkpoint(self.path)
+        return 0 if checkpoint is None else step_of(checkpoint.path)
+
+
+def named(config: PretrainConfig) -> PretrainConfig:
+    """Return the config with a name, made from the time where it had none, and an absolute storage."""
+    storage = config.storage if "://" in config.storage else str(Path(config.storage).absolute())
+    return replace(config, name=config.name or datetime.now().strftime("pretrain-%Y%m%d-%H%M%S"), storage=storage)
+
+
+def open_run(config: PretrainConfig) -> RunFolder:
+    """Return the folder for a named run, refusing to touch a run that the user did not ask to continue.
+
+    Raises:
+        ValueError: the name is in use and `resume` was not asked; or there is nothing to resume; or the config differs
+            from the one the run was started with.
+    """
+    folder = RunFolder(f"{config.storage.rstrip('/')}/{config.name}")
+    exists = folder.has("config.yaml")
+    if exists and not config.resume:
+        raise ValueError(
+            f"name: a run {config.name!r} exists in {config.storage}; continue it with --resume true, or choose a name"
+        )
+    if config.resume and not exists:
+        raise ValueError(f"resume: there is no run {config.name!r} in {config.storage}")
+    if folder.has(FINISHED):
+        raise ValueError(f"resume: the run {config.name!r} in {config.storage} is finished")
+    if config.resume:
+        _refuse_changes(yaml.safe_load(folder.read("config.yaml")), to_dict(config))
+    return folder
+
+
+def _refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+    old, new = flatten(before), flatten(now)
+    changed = [
+        f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and name.split(".")[0] not in FREE_ON_RESUME
+    ]
+    if changed:
+        raise ValueError(f"resume: the run was started with another config: {'; '.join(changed)}")
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dicts by dotted name."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves

@@ -1,0 +1,483 @@
+"""Keep runs in MLflow: the driver opens and closes a run, its first worker writes the curves.
+
+Every call names its store and run (`MlflowClient(uri)`, run id): MLflow's fluent functions leave settings in the
+environment that worker processes inherit. MLflow is imported where it is used, because that takes seconds which
+`lodisc --help` and most workers need not wait for.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
+
+import yaml
+from filelock import FileLock
+from PIL import Image
+
+from pipelines.journal import Entry, Journal, now_ms
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+    from torch import nn
+
+SQLITE = "sqlite:///"
+LONGEST_PARAM = 6000  # characters, MLflow's limit
+PARAMS_PER_REQUEST = 100  # MLflow's limit
+QUICK_RETRIES = (0.5, 1.0, 2.0)  # seconds before each
+SLOW_RETRY = 10.0  # seconds between attempts once the store is known to be down
+CLOSE_SECONDS = 20.0  # the longest that the end of a run waits for its store
+# Makes MLflow's pages show runs and curves first, not prompts and traces.
+TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+PACKAGES = ("lodisc", "ray", "torch", "timm", "mlflow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Where MLflow keeps the run.
+
+    Attributes:
+        uri: an MLflow store, as http://host:5000 or sqlite:///path; None keeps mlflow.db and mlartifacts/ in the run
+            storage.
+        experiment: the MLflow experiment that lists the run.
+    """
+
+    uri: str | None = None
+    experiment: str = "lodisc"
+
+    def __post_init__(self) -> None:
+        if not self.experiment.strip():
+            raise ValueError("tracking.experiment must not be empty")
+
+
+@dataclass(frozen=True)
+class RunHandle:
+    """A run in an MLflow store, as driver and workers pass it on.
+
+    Attributes:
+        uri: the store.
+        run_id: the run.
+        buffer_path: local file that keeps what the store did not take yet.
+        created: when the run was created, seconds since 1970.
+    """
+
+    uri: str
+    run_id: str
+    buffer_path: str
+    created: float
+
+
+def create_run(
+    config: TrackingConfig,
+    storage: str,
+    name: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str] | None = None,
+    parent_run_id: str | None = None,
+) -> RunHandle:
+    """Create a run, and its store where there is none yet. Call it from the driver only.
+
+    Args:
+        config: the store.
+        storage: folder or URI that holds the runs.
+        name: of the run.
+        params: nested config; logged flat by dotted name, and whole as config.yaml.
+        tags: added to the tags that say which code, packages and machine made the run.
+        parent_run_id: the run that this one is listed under.
+
+    Raises:
+        ValueError: the store does not answer or refuses the run.
+    """
+    from mlflow.exceptions import MlflowException
+
+    _replay_leftovers(storage)
+    uri = _store_uri(config, storage)
+    all_tags = _provenance() | dict(tags or {}) | {"mlflow.runName": name}
+    if parent_run_id:
+        all_tags["mlflow.parentRunId"] = parent_run_id
+    try:
+        client, experiment_id = _open_experiment(uri, config.experiment)
+        run = client.create_run(experiment_id, run_name=name, tags=all_tags)
+        _log_params(client, run.info.run_id, params)
+        client.log_text(run.info.run_id, yaml.safe_dump(dict(params), sort_keys=False), "config.yaml")
+    except MlflowException as error:
+        reason = _without_password(f"the MLflow store {uri} refused the run: {_first_line(error)}")
+        raise ValueError(
+            f"tracking.uri: {reason}. Start the server, correct the address, or leave tracking.uri out to keep the run "
+            "in its storage folder"
+        ) from error
+    buffer = _run_folder(storage, name, run.info.run_id) / "tracking" / "buffer.jsonl"
+    return RunHandle(uri, run.info.run_id, str(buffer), time.time())
+
+
+def resume_run(handle: RunHandle) -> RunHandle:
+    """Mark the run as running again, after sending what an earlier process could not send."""
+    _tell(handle, {"status": "RUNNING", "time": now_ms()})
+    return handle
+
+
+def finish_run(handle: RunHandle, status: str) -> None:
+    """Mark the run as "FINISHED", "FAILED" or "KILLED", after sending what its workers could not send."""
+    _tell(handle, {"status": status, "time": now_ms()})
+
+
+def replay_buffer(handle: RunHandle) -> bool:
+    """Send what is left of a run in its buffer.
+
+    Returns:
+        Whether the store has it all now; if not, that is said on the terminal.
+    """
+    return _tell(handle)
+
+
+def log_encoder(handle: RunHandle, encoder: nn.Module, example: np.ndarray, step: int = 0) -> None:
+    """Keep an encoder as the run's model `encoder`, which can be registered, served and loaded without this package.
+
+    The model is an exported graph (pt2), in evaluation mode on the CPU, for any batch size.
+
+    Args:
+        handle: the run.
+        encoder: normalised images (B, 3, H, W) float32 -> features (B, D) float32.
+        example: a batch of at least two images, or the batch size would be fixed to one.
+        step: finished steps of training.
+    """
+    assert len(example) >= 2, "a batch of one fixes the batch size of the exported graph"
+    folder = Path(handle.buffer_path).parent / "files" / "encoder"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        _save_model(encoder, example, folder, handle.run_id)
+    except Exception as error:  # torch.export can fail in many ways, none of which takes the checkpoint away
+        _say(f"the encoder cannot be exported as an MLflow model ({_first_line(error)}); the checkpoint holds it")
+        return
+    _tell(handle, {"model": "encoder", "step": step})
+
+
+class Tracker:
+    """Writes one run's metrics and files to its store, from one worker and without ever stopping it.
+
+    A call returns once its data is on the local disk; a thread sends it. Where the store fails, that is said once, what
+    is unsent waits in the buffer and is sent, in order, when the store answers again. Load on CPU, memory, disk,
+    network and NVIDIA GPUs is sampled too (`MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL` seconds, 10 by default); the step
+    of a sample is the run's age in seconds.
+    """
+
+    def __init__(self, handle: RunHandle) -> None:
+        self._handle = handle
+        self._journal = _open_journal(handle)
+        self._disk_failed = False
+        self._wake, self._closing = threading.Event(), threading.Event()
+        self._sender = threading.Thread(target=self._send, name="tracking", daemon=True)
+        self._sampler = threading.Thread(target=self._sample, name="system-metrics", daemon=True)
+        self._wake.set()
+        self._sender.start()
+        self._sampler.start()
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Add a point to curves. A metric's steps must increase; a step that the store has already is left out."""
+        values = {name: float(value) for name, value in metrics.items()}
+        self._append({"metrics": values, "step": step, "time": now_ms()})
+
+    def log_artifact(self, path: str | Path, folder: str = "") -> None:
+        """Upload a file to a folder of the run; the file may be changed or removed right after."""
+        name = f"{folder}/{Path(path).name}".lstrip("/")
+        self._append_file(name, Path(path).read_bytes())
+
+    def log_figure(self, figure: Image.Image | Figure, name: str) -> None:
+        """Upload a picture under a name such as "pivots/step-00000120.png"."""
+        encoded = BytesIO()
+        if isinstance(figure, Image.Image):
+            figure.save(encoded, format="PNG")
+        else:
+            figure.savefig(encoded, format="png")
+        self._append_file(name, encoded.getvalue())
+
+    def close(self) -> None:
+        """Send the rest, for at most 20 seconds; say where the buffer lies if the store does not take it."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        self._wake.set()
+        self._sampler.join(CLOSE_SECONDS)
+        self._sender.join(CLOSE_SECONDS)
+        if self._journal.has_unsent():
+            _say_kept(self._handle)
+        if not self._sender.is_alive():
+            self._journal.close()
+
+    def _append_file(self, name: str, content: bytes) -> None:
+        file = self._journal.files / name
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        except OSError as error:
+            self._say_disk(error)
+        else:
+            self._append({"artifact": name})
+
+    def _append(self, entry: Entry) -> None:
+        try:
+            self._journal.append(entry)
+        except OSError as error:
+            self._say_disk(error)
+        self._wake.set()
+
+    def _say_disk(self, error: OSError) -> None:
+        if not self._disk_failed:
+            _say(f"{self._handle.buffer_path} cannot be written ({error}); training goes on, its curves have gaps")
+        self._disk_failed = True
+
+    def _send(self) -> None:
+        """Send whenever there is something, with pauses after failures."""
+        while not self._closing.is_set():
+            self._wake.wait()
+            self._wake.clear()
+            failures = 0
+            while not self._attempt(failures) and not self._closing.is_set():
+                self._closing.wait(QUICK_RETRIES[failures] if failures < len(QUICK_RETRIES) else SLOW_RETRY)
+                failures += 1
+        if self._journal.has_unsent():
+            self._attempt(0)
+
+    def _attempt(self, failures: int) -> bool:
+        try:
+            count = self._journal.deliver()
+        except Exception as error:
+            if failures == len(QUICK_RETRIES):
+                _say(
+                    f"{self._handle.uri} does not take the run's data ({_first_line(error)}). Training goes "
+                    f"on; the data waits in {self._handle.buffer_path} and is sent when the store answers"
+                )
+            return False
+        if failures > len(QUICK_RETRIES):
+            _say(f"{self._handle.uri} answers again; {count} entries sent from the buffer")
+        return True
+
+    def _sample(self) -> None:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        logging.getLogger(SystemMetricsMonitor.__module__).setLevel(logging.WARNING)
+        # Only its gauges are used: its own loop ends for good at the first failure of the store.
+        monitor = SystemMetricsMonitor(self._handle.run_id, tracking_uri=self._handle.uri)
+        monitor.collect_metrics()
+        while not self._closing.wait(monitor.sampling_interval):
+            monitor.collect_metrics()
+            sample = {f"system/{name}": value for name, value in monitor.aggregate_metrics().items()}
+            for gauge in monitor.monitors:
+                gauge.clear_metrics()
+            self.log_metrics(sample, round(time.time() - self._handle.created))
+
+
+def local_database(storage: str) -> Path | None:
+    """Return where a storage keeps its MLflow database, None where the storage is no folder of this machine."""
+    folder = _local_path(storage)
+    return folder / "mlflow.db" if folder else None
+
+
+def _tell(handle: RunHandle, *entries: Entry) -> bool:
+    """Send entries behind whatever the buffer holds; what fails stays in the buffer and is said, never raised."""
+    try:
+        journal = _open_journal(handle)
+        for entry in entries:
+            journal.append(entry)
+    except OSError as error:
+        _say(f"{handle.buffer_path} cannot be written ({error}); the run's state in MLflow is out of date")
+        return False
+    try:
+        for pause in (*QUICK_RETRIES, 0.0):
+            try:
+                journal.deliver()
+                return True
+            except Exception as error:
+                failure = error
+                time.sleep(pause)
+        _say_kept(handle, failure)
+        return False
+    finally:
+        journal.close()
+
+
+def _replay_leftovers(storage: str) -> None:
+    """Send what finished runs of this storage still keep from the time when their store was down."""
+    folder = _local_path(storage)
+    for record in sorted(folder.glob("*/tracking.json")) if folder else ():
+        handle = RunHandle(**json.loads(record.read_text()))
+        buffer = Path(handle.buffer_path)
+        if buffer.exists() and buffer.stat().st_size > 0:
+            replay_buffer(handle)
+
+
+def _open_journal(handle: RunHandle) -> Journal:
+    return Journal(Path(handle.buffer_path), _client(handle.uri), handle.run_id)
+
+
+def _client(uri: str) -> MlflowClient:
+    """Return a client that gives up soon: our own retries run beside the training, MLflow's would take minutes."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def _store_uri(config: TrackingConfig, storage: str) -> str:
+    """Return the store's address in a form that holds in any working directory."""
+    if config.uri is None:
+        database = local_database(storage)
+        if database is None:
+            raise ValueError(
+                f"tracking.uri: the storage {storage} cannot hold a database; name an MLflow server, as in "
+                "--tracking.uri http://host:5000"
+            )
+        return f"{SQLITE}{database}"
+    if config.uri.startswith(SQLITE):
+        return f"{SQLITE}{Path(config.uri.removeprefix(SQLITE)).absolute()}"
+    return config.uri
+
+
+def _open_experiment(uri: str, name: str) -> tuple[MlflowClient, str]:
+    if not uri.startswith(SQLITE):
+        return _find_experiment(uri, name, None)
+    database = Path(uri.removeprefix(SQLITE))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    # Two processes that create the same database at once break it.
+    with FileLock(f"{database}.lock"):
+        return _find_experiment(uri, name, (database.parent / "mlartifacts").as_uri())
+
+
+def _find_experiment(uri: str, name: str, artifacts: str | None) -> tuple[MlflowClient, str]:
+    from mlflow.exceptions import MlflowException
+
+    client = _client(uri)
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client, client.create_experiment(name, artifact_location=artifacts, tags=TRAINING)
+        except MlflowException:
+            # Another driver may have created it since; otherwise there is none and the error stands.
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    return client, found.experiment_id
+
+
+def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    flat = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in _flat(params).items()]
+    for start in range(0, len(flat), PARAMS_PER_REQUEST):
+        client.log_batch(run_id, params=flat[start : start + PARAMS_PER_REQUEST], synchronous=True)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        leaves |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return leaves
+
+
+def _save_model(encoder: nn.Module, example: np.ndarray, folder: Path, run_id: str) -> None:
+    import copy
+
+    import mlflow.pytorch
+    import numpy as np
+    import torch
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    encoder = copy.deepcopy(encoder).cpu().eval()
+    with torch.inference_mode():
+        dim = encoder(torch.from_numpy(example)).shape[1]
+    images = TensorSpec(np.dtype(np.float32), (-1, *example.shape[1:]), name=None)
+    features = TensorSpec(np.dtype(np.float32), (-1, dim), name=None)
+    mlflow.pytorch.save_model(
+        encoder,
+        str(folder),
+        mlflow_model=Model(artifact_path=folder.name, run_id=run_id),
+        signature=ModelSignature(inputs=Schema([images]), outputs=Schema([features])),
+        input_example=example,
+        pip_requirements=[f"mlflow=={version('mlflow')}", f"torch=={version('torch')}", f"numpy=={version('numpy')}"],
+        serialization_format="pt2",
+    )
+
+
+def _provenance() -> dict[str, str]:
+    """Return tags that say which code, packages and machine make a run."""
+    tags = {
+        "mlflow.user": getpass.getuser(),
+        "mlflow.source.name": "lodisc",
+        "python": platform.python_version(),
+        "host": socket.gethostname(),
+    }
+    for package in PACKAGES:
+        try:
+            tags[f"version.{package}"] = version(package)
+        except PackageNotFoundError:
+            tags[f"version.{package}"] = "not installed as a package"
+    commit = _git("rev-parse", "HEAD")
+    if commit:
+        dirty = "+dirty" if _git("status", "--porcelain") else ""
+        tags |= {"mlflow.source.git.commit": commit, "git.commit": f"{commit}{dirty}"}
+    return tags
+
+
+def _git(*arguments: str) -> str:
+    """Return what git says of the working directory, nothing where there is no git or no repository."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _local_path(storage: str) -> Path | None:
+    """Return the folder of a storage on this machine's file system, None for object stores."""
+    if storage.startswith("file://"):
+        return Path(unquote(urlparse(storage).path))
+    return None if "://" in storage else Path(storage).absolute()
+
+
+def _run_folder(storage: str, name: str, run_id: str) -> Path:
+    """Return where a run keeps its buffer: its own folder, or a temporary one where that is in an object store."""
+    folder = _local_path(storage)
+    return folder / name if folder else Path(tempfile.gettempdir()) / "lodisc" / run_id
+
+
+def _say_kept(handle: RunHandle, error: Exception | None = None) -> None:
+    reason = f" ({_first_line(error)})" if error else ""
+    _say(
+        f"{handle.uri} did not take the rest of the run's data{reason}; it waits in {handle.buffer_path} and "
+        "is sent when this run is resumed or another one starts in the same storage"
+    )
+
+
+def _say(message: str) -> None:
+    print(f"tracking: {_without_password(message)}", file=sys.stderr, flush=True)
+
+
+def _without_password(message: str) -> str:
+    """Return a text without the user names and passwords that addresses in it may hold."""
+    return re.sub(r"//[^/@\s]*@", "//", message)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__

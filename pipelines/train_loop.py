@@ -1,0 +1,195 @@
+"""The training loop, as every worker runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from lodisc.distributed import average, rank, world_size
+from lodisc.model import LoDisc
+from lodisc.schedules import learning_rate_at, momentum_at
+from lodisc.views import normalise
+from pipelines.checkpoint import directory_name, read_state, written_checkpoint
+from pipelines.config import PretrainConfig, to_dict
+from pipelines.ingest import training_batches
+from pipelines.precision import autocast, resolve_precision
+from pipelines.resources import use_worker_cpus
+from pipelines.seeds import seed_of
+from pipelines.tracking import RunHandle
+from pipelines.watch import Watcher
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or its gradient stopped being a number."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What the driver hands to every worker.
+
+    Attributes:
+        config: of the run.
+        steps_per_epoch: whole batches in the training images.
+        run: the MLflow run that the first worker writes to.
+        interactive: the user sits at a terminal.
+    """
+
+    config: PretrainConfig
+    steps_per_epoch: int
+    run: RunHandle
+    interactive: bool
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.optim.epochs * self.steps_per_epoch
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether `step` finished steps are a whole number of epochs."""
+        return step % self.steps_per_epoch == 0
+
+    def saves_at(self, step: int) -> bool:
+        every = self.config.checkpoint.every_steps
+        return self.ends_epoch(step) or (every is not None and step % every == 0)
+
+    def watches_at(self, step: int) -> bool:
+        every = self.config.evaluation.every_epochs * self.steps_per_epoch
+        return step % every == 0 or step == self.total_steps
+
+
+def train_worker(loop_config: dict[str, Any]) -> None:
+    """Train from the last registered checkpoint, or from the initial weights, to the last step."""
+    job: TrainJob = loop_config["job"]
+    use_worker_cpus()
+    learner = Learner(job, ray.train.torch.get_device())
+    with Watcher(job, learner) if rank() == 0 else nullcontext() as watcher:
+        if watcher and learner.step == 0:
+            watcher.look()
+        for view1, view2 in learner.batches():
+            metrics = learner.train_step(view1, view2)
+            if learner.step % job.config.evaluation.log_every_steps == 0:
+                metrics = synchronised(metrics)
+                if watcher:
+                    watcher.log(metrics)
+            if watcher and job.watches_at(learner.step):
+                watcher.look()
+            if job.saves_at(learner.step):
+                report_checkpoint(learner)
+
+
+class Learner:
+    """Model, optimiser and stream of one worker; always `step` finished steps into the run.
+
+    Nothing here depends on what happened before the last step: random numbers are seeded by the step, the stream
+    starts at any step, so a checkpoint needs no generator states.
+    """
+
+    def __init__(self, job: TrainJob, device: torch.device) -> None:
+        config = job.config
+        self.job, self.device = job, device
+        self.dtype = resolve_precision(config.optim.precision, device)
+        torch.manual_seed(config.seed)
+        self.model = LoDisc(config.encoder, config.model).to(device)
+        # Buffers are batch norm statistics of the global batch: every worker has the same ones already.
+        self.replica = ray.train.torch.prepare_model(self.model, parallel_strategy_kwargs={"broadcast_buffers": False})
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, weight_decay=config.optim.weight_decay, fused=True)
+        self.step = 0
+        self.flops_per_step: float | None = None
+        saved = ray.train.get_checkpoint()
+        if saved is not None:
+            self._restore(read_state(saved))
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a later worker, evaluation or export needs."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "config": to_dict(self.job.config),
+            "run_id": self.job.run.run_id,
+            "tracking_uri": self.job.run.uri,
+        }
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this worker's share of every step that is still to do: two uint8 views (B, 3, H, W) on the device."""
+        share = self.job.config.optim.batch_size // world_size()
+        shard = ray.train.get_dataset_shard("views")
+        for sample, view1, view2 in training_batches(shard, share, self.device):
+            first = self.step * self.job.config.optim.batch_size
+            assert sample.min() >= first and sample.max() < first + share * world_size(), "the stream is out of step"
+            yield view1, view2
+        assert self.step == self.job.total_steps, f"the stream ended at step {self.step} of {self.job.total_steps}"
+
+    def train_step(self, view1: Tensor, view2: Tensor) -> dict[str, Tensor]:
+        """Take one optimiser step on this worker's views.
+
+        Returns:
+            Detached scalars of this worker; see `LoDisc.forward` for the names.
+
+        Raises:
+            NonFiniteLossError: before the parameters are touched, naming the step.
+        """
+        config, total = self.job.config, self.job.total_steps
+        torch.manual_seed(seed_of(config.seed, self.step, rank()))
+        momentum = momentum_at(self.step, total, config.model.momentum)
+        peak = config.optim.base_lr * config.optim.batch_size / 256
+        warmup = round(config.optim.warmup_epochs * self.job.steps_per_epoch)
+        learning_rate = learning_rate_at(self.step, total, warmup, peak)
+
+        self.model.update_momentum(momentum)
+        counter = FlopCounterMode(display=False) if self.flops_per_step is None else nullcontext()
+        with counter:
+            with autocast(self.dtype, self.device):
+                loss, metrics = self.replica(normalise(view1), normalise(view2))
+            loss.backward()
+        if isinstance(counter, FlopCounterMode):
+            self.flops_per_step = float(counter.get_total_flops())
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.optim.clip_norm or float("inf"))
+        self._require_finite(loss, norm)
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        schedule = {"schedule/learning_rate": learning_rate, "schedule/momentum": momentum}
+        return metrics | {"gradient/norm": norm} | {k: torch.tensor(v, device=self.device) for k, v in schedule.items()}
+
+    def _require_finite(self, loss: Tensor, norm: Tensor) -> None:
+        if torch.isfinite(loss.detach() + norm):
+            return
+        raise NonFiniteLossError(
+            f"step {self.step}: loss {loss.item():g}, gradient norm {norm.item():g}. Nothing was written after the last "
+            "good checkpoint. Lower optim.base_lr, set optim.clip_norm, lengthen optim.warmup_epochs, or set "
+            "optim.precision to fp32."
+        )
+
+
+def synchronised(metrics: dict[str, Tensor]) -> dict[str, float]:
+    """Return the metrics' means over all workers as plain numbers, with one collective and one device sync."""
+    means = average(torch.stack([value.float() for value in metrics.values()]))
+    return dict(zip(metrics, means.tolist(), strict=True))
+
+
+def report_checkpoint(learner: Learner) -> None:
+    """Register the state with Ray Train. All workers call it; the first one writes."""
+    metrics = {"step": learner.step}
+    name = directory_name(learner.step)
+    if rank() != 0:
+        ray.train.report(metrics, checkpoint_dir_name=name)
+        return
+    with written_checkpoint(learner.state()) as checkpoint:
+        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)

@@ -1,0 +1,129 @@
+"""Watch a run from its first worker: curves every step; scores and pictures every few epochs."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import ray.train
+import torch
+from PIL import Image
+
+from lodisc.encoder import Encoder
+from lodisc.pivots import keep_patches, pivot_scores
+from lodisc.views import normalise
+from pipelines.evaluate import score
+from pipelines.features import Features, all_or_none
+from pipelines.figures import neighbour_sheet, pivot_overlays
+from pipelines.precision import autocast
+from pipelines.progress import Progress
+from pipelines.throughput import Throughput, peak_flops
+from pipelines.tracking import Tracker
+
+if TYPE_CHECKING:
+    from pipelines.train_loop import Learner, TrainJob
+
+PICTURES = 8
+NEIGHBOURS = 6
+# The linear probe fits a classifier each time: `lodisc evaluate` runs it, training does not wait for it.
+PROBES = ("knn", "retrieval", "geometry")
+
+
+class Watcher:
+    """The first worker's second duty. It reads the learner and never changes it."""
+
+    def __init__(self, job: TrainJob, learner: Learner) -> None:
+        self.job, self.learner = job, learner
+        self.tracker = Tracker(job.run)
+        self.progress = Progress(job.total_steps, job.steps_per_epoch, learner.step, job.interactive)
+        self.throughput = Throughput(job.config.optim.batch_size, peak_flops(learner.device, learner.dtype))
+        self.gallery = ray.train.get_dataset_shard("gallery")
+        self.held_out = ray.train.get_dataset_shard("held_out") if job.config.data.eval_images else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.close()
+        self.tracker.close()
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """Add a point to the training curves."""
+        step = self.learner.step
+        metrics = metrics | self.throughput.rates(step, self.learner.flops_per_step or 0.0)
+        self.tracker.log_metrics(metrics | {"epoch": step / self.job.steps_per_epoch}, step)
+        self.progress.show(step, metrics)
+
+    def look(self) -> None:
+        """Score the encoder as it is and draw where its pivots are."""
+        step, encoder = self.learner.step, self.learner.model.encoder
+        gallery = self._embed(self.gallery)
+        test = self._embed(self.held_out) if self.held_out else None
+        scores = score(test or gallery, gallery if test else None, probes=PROBES)
+        self.tracker.log_metrics({f"eval/{name}": value for name, value in scores.items()}, step)
+        shown = "  ".join(f"{name} {value:.1f}" for name, value in scores.items())
+        self.progress.say(f"epoch {step // self.job.steps_per_epoch}: {shown}")
+
+        source = self.held_out or self.gallery
+        self.tracker.log_figure(self._pivots(encoder, source), f"pivots/step-{step:08d}.png")
+        if step == self.job.total_steps:
+            self.tracker.log_figure(self._neighbours(test or gallery, source), "neighbours.png")
+        self.throughput.restart(step)
+
+    def _embed(self, shard: ray.data.DataIterator) -> Features:
+        encoder = self.learner.model.encoder
+        encoder.eval()
+        chunks, paths, labels, coarse = [], [], [], []
+        for batch in shard.iter_batches(batch_size=128):
+            chunks.append(self._forward(encoder, batch["image"]))
+            paths += list(batch["path"])
+            labels += list(batch["label"])
+            coarse += list(batch["coarse"])
+        encoder.train()
+        return Features(torch.cat(chunks), paths, all_or_none(labels), all_or_none(coarse))
+
+    @torch.inference_mode()
+    def _forward(self, encoder: Encoder, images: np.ndarray) -> torch.Tensor:
+        views = normalise(torch.from_numpy(images).to(self.learner.device))
+        with autocast(self.learner.dtype, self.learner.device):
+            return encoder(views).float().cpu()
+
+    @torch.inference_mode()
+    def _pivots(self, encoder: Encoder, shard: ray.data.DataIterator) -> Image.Image:
+        images = next(iter(shard.iter_batches(batch_size=PICTURES)))["image"]
+        model = self.learner.job.config.model
+        momentum_encoder = self.learner.model.momentum_encoder
+        momentum_encoder.eval()
+        _, scores = pivot_scores(momentum_encoder, normalise(torch.from_numpy(images).to(self.learner.device)), "fused")
+        momentum_encoder.train()
+        kept = keep_patches(scores, model.mask_ratio)
+        return pivot_overlays(images, scores.cpu(), kept.cpu(), encoder.grid)
+
+    def _neighbours(self, features: Features, shard: ray.data.DataIterator) -> Image.Image:
+        unit = torch.nn.functional.normalize(features.features, dim=1)
+        queries = torch.linspace(0, len(unit) - 1, min(PICTURES, len(unit))).long()
+        similarity = unit[queries] @ unit.T
+        similarity[torch.arange(len(queries)), queries] = -1
+        best, neighbours = similarity.topk(min(NEIGHBOURS, len(unit) - 1), dim=1)
+        images = _rows(shard, torch.cat([queries, neighbours.flatten()]).tolist())
+        names = features.labels
+        return neighbour_sheet(
+            np.stack([images[i] for i in queries.tolist()]),
+            np.stack([[images[i] for i in row] for row in neighbours.tolist()]),
+            [names[i] for i in queries.tolist()] if names else None,
+            [[names[i] for i in row] for row in neighbours.tolist()] if names else None,
+            best.numpy(),
+        )
+
+
+def _rows(shard: ray.data.DataIterator, wanted: list[int]) -> dict[int, np.ndarray]:
+    """Return the images at the wanted places of the dataset."""
+    found, start, missing = {}, 0, set(wanted)
+    for batch in shard.iter_batches(batch_size=128):
+        stop = start + len(batch["image"])
+        found |= {i: batch["image"][i - start] for i in missing if start <= i < stop}
+        start = stop
+    return found

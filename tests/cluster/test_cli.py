@@ -1,0 +1,134 @@
+"""The console command as a user meets it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import pytest
+
+from cluster.cli import COMMANDS, main
+from lodisc import __version__
+from pipelines.config import PretrainConfig, load_recipe
+
+REPOSITORY = Path(__file__).parent.parent.parent
+PRETRAIN = ("pretrain", "--config", "paper-vit-b16", "--data.images", "photos")
+
+
+def fail_with_value_error(config: Any) -> None:
+    raise ValueError(f"seed {config.seed} brings bad luck")
+
+
+def fail_with_runtime_error(config: Any) -> None:
+    raise RuntimeError("a fault of ours")
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return what a command that exits with 0 prints."""
+    with pytest.raises(SystemExit) as leaving:
+        main(arguments)
+    assert leaving.value.code in (0, None)
+    return capsys.readouterr().out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return the one error that a refused command prints."""
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("lodisc: error: ") and "Traceback" not in error
+    return error
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_help_lists_every_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, *arguments)
+    assert all(f"    {name} " in text for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_there_and_explains_its_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert callable(resolve_name(COMMANDS[name].function))
+    text = printed(capsys, name, "--help")
+    assert text.startswith(f"usage: lodisc {name} ")
+    assert all(field.upper() in text for field in COMMANDS[name].positional)
+    assert ("--address" in text) == COMMANDS[name].uses_ray
+    assert ("--config" in text) == COMMANDS[name].recipes
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "--version") == f"lodisc {__version__}\n"
+
+
+def test_completion_knows_the_nested_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--model.temperature" in printed(capsys, "--print_completion", "shtab-bash")
+
+
+def test_the_printed_config_reads_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, *PRETRAIN, "--model.temperature", "0.1", "--address", "auto", "--print_config")
+    path = tmp_path / "config.yaml"
+    path.write_text(text.replace("address: auto\n", ""))
+    expected = load_recipe("paper-vit-b16", {"data.images": "photos", "model.temperature": 0.1})
+    assert load_recipe(str(path), {}) == expected
+    assert printed(capsys, "pretrain", "--config", str(path), "--print_config") == path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["pretrian"], "pretrian"),
+        (["pretrain", "--config", "paper"], "paper-vit-b16"),
+        (["pretrain", "--config", "paper-vit-b16"], "data.images"),
+        ([*PRETRAIN, "--model.temprature", "0.1"], "--model.temprature"),
+        ([*PRETRAIN, "--model.temperature", "warm"], "model.temperature"),
+        ([*PRETRAIN, "--model.temperature", "-1"], "model.temperature"),
+        ([*PRETRAIN, "--model.pivots", "best"], "model.pivots"),
+        ([*PRETRAIN, "--compute.workers", "3"], "compute.workers"),
+        ([*PRETRAIN, "--resume"], "resume"),
+        (["prepare", "photos"], "destination"),
+    ],
+)
+def test_bad_options_are_refused_by_name(arguments: list[str], names: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert names in refused(capsys, *arguments)
+
+
+def test_a_misspelt_field_of_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("model: {temprature: 0.1}\n")
+    assert "model.temprature" in refused(capsys, "pretrain", "--config", str(path), "--data.images", "photos")
+
+
+def test_only_what_the_user_can_put_right_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, function in (("unlucky", "fail_with_value_error"), ("faulty", "fail_with_runtime_error")):
+        command = COMMANDS["pretrain"].__class__(
+            "pipelines.config:PretrainConfig", f"{__name__}:{function}", "fail", uses_ray=False
+        )
+        monkeypatch.setitem(COMMANDS, name, command)
+    assert "seed 13 brings bad luck" in refused(capsys, "unlucky", "--data.images", "x", "--seed", "13")
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        main(["faulty", "--data.images", "x"])
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys; from cluster.cli import build_parser; build_parser([]); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
+
+
+@pytest.mark.slow
+def test_bad_options_are_refused_before_ray_starts(tmp_path: Path) -> None:
+    """Ray leaves its token in the home when it starts."""
+    command = [sys.executable, "-m", "cluster.cli", *PRETRAIN, "--optim.epochs", "0"]
+    environment = os.environ | {"HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "lodisc: error: optim.epochs must be at least 1, got 0\n")
+    assert not (tmp_path / ".ray").exists()
+
+
+def test_switches_need_no_value(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, *PRETRAIN, "--name", "mine", "--resume", "--print_config")
+    assert "resume: true" in text and not PretrainConfig.resume

@@ -1,0 +1,62 @@
+"""Feature extraction on a real Ray equals a plain loop over the files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray
+import ray.data
+import torch
+
+from lodisc.encoder import Encoder, EncoderConfig
+from lodisc.views import eval_view, normalise
+from pipelines.decode import decode_image
+from pipelines.features import all_or_none, extract, plan_actors
+from pipelines.precision import autocast, resolve_precision
+
+SCHEMA = pa.schema([("bytes", pa.binary()), ("path", pa.string()), ("label", pa.string()), ("coarse", pa.string())])
+
+
+@pytest.mark.slow
+def test_extract_is_a_plain_loop_in_the_datasets_order(ray_session: None, image_folder: Callable[..., Path]) -> None:
+    paths = sorted(image_folder(classes=2, per_class=10).rglob("*.jpg"))
+    rows: list[dict[str, Any]] = [
+        {"bytes": path.read_bytes(), "path": str(path), "label": path.parent.name, "coarse": None if i == 3 else "any"}
+        for i, path in enumerate(paths)
+    ]
+    dataset = ray.data.from_arrow([pa.Table.from_pylist(part, schema=SCHEMA) for part in (rows[:2], rows[2:])])
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(arch="vit_tiny_patch16_224", image_size=32, patch_size=8, depth=2)).eval()
+
+    found = extract(encoder, dataset, image_size=32, batch_size=3)
+
+    cpu = torch.device("cpu")
+    with torch.inference_mode(), autocast(resolve_precision("auto", cpu), cpu):
+        views = [torch.from_numpy(eval_view(decode_image(row["bytes"]), 32)) for row in rows]
+        expected = torch.cat([encoder(normalise(view[None])) for view in views]).float()
+    assert found.features.dtype == torch.float32
+    torch.testing.assert_close(found.features, expected, rtol=1e-4, atol=1e-4)
+    assert found.paths == [str(path) for path in paths]
+    assert found.labels == [path.parent.name for path in paths]
+    assert found.coarse is None, "one image has no coarse label"
+    with pytest.raises(ValueError, match="no images"):
+        extract(encoder, ray.data.from_arrow(SCHEMA.empty_table()), image_size=32)
+
+
+def test_actors_fit_every_cluster() -> None:
+    one_cpu, laptop, bare = {"CPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}, {"memory": 1.0}
+    assert plan_actors([one_cpu], most=10) == (1, {"num_cpus": 1, "num_gpus": 0})
+    assert plan_actors([{"CPU": 2.0}, bare], most=10) == (2, {"num_cpus": 1, "num_gpus": 0})
+    assert plan_actors([{"CPU": 64.0}] * 2, most=3) == (3, {"num_cpus": 1, "num_gpus": 0})
+    assert plan_actors([laptop, {"CPU": 32.0}], most=10) == (1, {"num_cpus": 8, "num_gpus": 1})
+    assert plan_actors([{"CPU": 12.0, "GPU": 8.0}, laptop], most=100) == (9, {"num_cpus": 1, "num_gpus": 1})
+    assert plan_actors([{"CPU": 4.0, "GPU": 8.0}], most=100) == (8, {"num_cpus": 0.5, "num_gpus": 1})
+
+
+def test_labels_count_only_where_every_image_has_one() -> None:
+    assert all_or_none(["a", "b"]) == ["a", "b"]
+    assert all_or_none(["a", None]) is None

@@ -1,0 +1,177 @@
+"""Pretraining end to end on a real Ray: the same run in one piece, in two pieces, and on two workers."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray.train
+import torch
+from mlflow import MlflowClient
+
+from lodisc.encoder import EncoderConfig
+from lodisc.model import ModelConfig
+from pipelines.checkpoint import find_checkpoint, last_checkpoint, load_encoder, read_state, step_of
+from pipelines.config import (
+    CheckpointingConfig,
+    ComputeConfig,
+    DataConfig,
+    InTrainingConfig,
+    OptimConfig,
+    PretrainConfig,
+    to_dict,
+)
+from pipelines.pretrain import PretrainResult, pretrain
+from pipelines.train_loop import NonFiniteLossError
+from tests.pipelines.bad_images import make_bad_folder
+
+pytestmark = pytest.mark.slow
+STEPS = 9
+
+
+@pytest.fixture(scope="module")
+def config(ray_session: None, image_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
+    """Nine steps: 26 images in batches of 8, three epochs. Random pivots, so that their seeding is tested too."""
+    return PretrainConfig(
+        data=DataConfig(images=str(image_folder(classes=2, per_class=13))),
+        encoder=EncoderConfig(arch="vit_tiny_patch16_224", image_size=32, patch_size=8, depth=2),
+        model=ModelConfig(hidden_dim=64, output_dim=32, local_view="tokens", head_dropout=0.0),
+        optim=OptimConfig(epochs=3, batch_size=8, base_lr=0.01, warmup_epochs=1, clip_norm=1.0, precision="fp32"),
+        checkpoint=CheckpointingConfig(every_steps=1, keep=STEPS),
+        evaluation=InTrainingConfig(every_epochs=3),
+        name="whole",
+        storage=str(tmp_path_factory.mktemp("runs")),
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(config: PretrainConfig) -> PretrainResult:
+    return pretrain(config)
+
+
+def losses(result: PretrainResult) -> dict[int, float]:
+    history = MlflowClient(result.tracking_uri).get_metric_history(result.run_id, "loss")
+    assert len({point.step for point in history}) == len(history), "a step was logged twice"
+    return {point.step: point.value for point in history}
+
+
+def weights(result: PretrainResult) -> dict[str, torch.Tensor]:
+    return read_state(find_checkpoint(result.checkpoint))["model"]
+
+
+def test_a_run_leaves_checkpoints_curves_pictures_and_a_model(whole: PretrainResult, config: PretrainConfig) -> None:
+    assert step_of(whole.checkpoint) == STEPS
+    assert sorted(losses(whole)) == list(range(1, STEPS + 1))
+    client = MlflowClient(whole.tracking_uri)
+    run = client.get_run(whole.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.temperature"] == "0.2"
+    assert run.data.params["encoder.weights"] == "random"
+    for name in ("loss/global", "loss/local", "contrastive/top1", "feature/std", "feature/effective_rank"):
+        assert name in run.data.metrics
+    for name in ("gradient/norm", "throughput/images_per_second", "throughput/mfu", "eval/retrieval/rank1"):
+        assert name in run.data.metrics
+    pictures = {item.path for item in client.list_artifacts(whole.run_id, "pivots")}
+    assert pictures == {"pivots/step-00000000.png", f"pivots/step-{STEPS:08d}.png"}
+    top = {item.path for item in client.list_artifacts(whole.run_id)}
+    assert {"neighbours.png", "config.yaml"} <= top
+
+
+def test_the_checkpoint_gives_back_the_encoder(whole: PretrainResult) -> None:
+    encoder, about = load_encoder(whole.run_dir)
+    assert about["step"] == STEPS and about["run_id"] == whole.run_id
+    assert encoder(torch.zeros(2, 3, 32, 32)).shape == (2, encoder.feature_dim)
+    untrained, _ = load_encoder(whole.checkpoint, untrained=True)
+    start, trained = untrained.state_dict(), encoder.state_dict()
+    changed = [name for name in start if not torch.equal(start[name], trained[name])]
+    assert changed and not any("patch_embed" in name for name in changed), "only the patch embedding is frozen"
+
+
+def test_two_workers_compute_what_one_computes(whole: PretrainResult, config: PretrainConfig) -> None:
+    """Equal up to the order of float32 sums: losses to 1e-4, parameters to 1e-3 of an Adam step's size each."""
+    two = pretrain(replace(config, name="two-workers", compute=ComputeConfig(workers=2)))
+    one_curve, two_curve = losses(whole), losses(two)
+    assert max(abs(one_curve[step] - two_curve[step]) for step in one_curve) < 1e-4
+    one, other = weights(whole), weights(two)
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_resume_equals_uninterrupted(whole: PretrainResult, config: PretrainConfig) -> None:
+    """The worker is killed in the middle of an epoch; the resumed run ends with bit-identical parameters."""
+    broken = replace(config, name="broken")
+    killer = threading.Thread(target=kill_worker_after, args=(Path(config.storage) / "broken", 4))
+    killer.start()
+    with pytest.raises(ray.train.TrainingFailedError):
+        pretrain(broken)
+    killer.join()
+    last = last_checkpoint(f"{config.storage}/broken")
+    assert last is not None and 4 <= step_of(last.path) < STEPS
+
+    resumed = pretrain(replace(broken, resume=True))
+    assert losses(resumed) == losses(whole)
+    one, other = weights(whole), weights(resumed)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(ValueError, match="finished"):
+        pretrain(replace(broken, resume=True))
+
+
+def kill_worker_after(run_dir: Path, step: int) -> None:
+    """SIGKILL this session's train worker once the checkpoint of `step` is registered."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        last = last_checkpoint(str(run_dir))
+        if last is not None and step_of(last.path) >= step:
+            break
+        time.sleep(0.02)
+    for process in psutil.Process().children(recursive=True):
+        if "RayTrainWorker" in process.name() or any("RayTrainWorker" in part for part in process.cmdline()):
+            os.kill(process.pid, 9)
+
+
+def test_divergence_stops_with_the_step_and_keeps_the_last_checkpoint(config: PretrainConfig) -> None:
+    optim = replace(config.optim, base_lr=1e30, warmup_epochs=0, clip_norm=None)
+    diverging = replace(config, name="diverging", optim=optim, checkpoint=CheckpointingConfig(every_steps=1))
+    with pytest.raises(NonFiniteLossError, match=r"step \d+: loss"):
+        pretrain(diverging)
+    last = last_checkpoint(f"{config.storage}/diverging")
+    assert last is not None
+    uri = f"sqlite:///{config.storage}/mlflow.db"
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("lodisc")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.mlflow.runName = 'diverging'")
+    assert [run.info.status for run in runs] == ["FAILED"]
+
+
+def test_a_folder_of_odd_files_trains_and_names_what_it_set_aside(
+    config: PretrainConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    unusable = make_bad_folder(tmp_path / "odd")
+    optim = replace(config.optim, epochs=1, batch_size=4, warmup_epochs=0)
+    pretrain(replace(config, name="odd", data=DataConfig(images=str(tmp_path / "odd")), optim=optim))
+    printed = capfd.readouterr().out
+    for name, reason in unusable.items():
+        lines = [line for line in printed.splitlines() if "set aside" in line and name in line]
+        assert lines and reason in lines[0], name
+
+
+def test_bad_requests_are_refused_before_any_training(config: PretrainConfig, whole: PretrainResult) -> None:
+    with pytest.raises(ValueError, match="name: a run 'whole' exists"):
+        pretrain(config)
+    with pytest.raises(ValueError, match=r"optim.batch_size \(64\) exceeds the 26"):
+        pretrain(replace(config, name="large", optim=replace(config.optim, batch_size=64)))
+    with pytest.raises(ValueError, match="compute"):
+        pretrain(replace(config, name="wide", compute=ComputeConfig(workers=8, cpus_per_worker=1)))
+    assert not (Path(config.storage) / "large").exists()
+
+
+def test_the_config_is_kept_beside_the_checkpoints(whole: PretrainResult, config: PretrainConfig) -> None:
+    saved = read_state(find_checkpoint(whole.checkpoint))["config"]
+    assert saved == to_dict(config)
