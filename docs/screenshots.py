@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--storage", type=Path, default=Path("runs"), help="folder that holds the runs")
     parser.add_argument("--experiment", default="lodisc")
     parser.add_argument("--runs", nargs="+", required=True, help="names of the runs")
-    parser.add_argument("--charts", default="^loss$|rank1", help="metrics to show, a regular expression")
+    parser.add_argument("--charts", default="loss|retrieval", help="metrics to show, a regular expression")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     arguments = parser.parse_args()
     if reason := missing_browser():
@@ -50,8 +50,10 @@ def take(storage: Path, experiment_name: str, names: list[str], charts: str, out
         raise ValueError(f"the run {names[0]} has no pictures of pivots")
     out.mkdir(parents=True, exist_ok=True)
     with Server(storage) as server, Pages(server.uri, experiment.experiment_id) as pages:
+        pages.resize(1440, 1720)  # all charts, as the page scrolls inside the window
         pages.compare("loss", charts, [ids[name] for name in names])
         pages.save(out / "mlflow-compare.png")
+        pages.resize(1440, 1100)
         pages.picture_size(ids[names[0]], pivots[-1])
         pages.save(out / "mlflow-pivots.png")
 

@@ -1,4 +1,4 @@
-"""The configuration of a pretraining run: one tree of frozen dataclasses, read from YAML recipes and dotted overrides."""
+"""The config of a pretraining run: one tree of frozen dataclasses, read from YAML recipes and dotted overrides."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         _require(
             self.optim.batch_size % self.compute.workers == 0,
-            f"optim.batch_size ({self.optim.batch_size}) must be a multiple of compute.workers ({self.compute.workers})",
+            f"optim.batch_size ({self.optim.batch_size}) must be a multiple of compute.workers {self.compute.workers}",
         )
         _require(self.seed >= 0, f"seed must be >= 0, got {self.seed}")
         _require(

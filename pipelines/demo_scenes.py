@@ -1,8 +1,9 @@
-"""Photographs of painted birds: a pose, a blurred background, light, and noise, all of which tell nothing of the class."""
+"""Photographs of painted birds: pose, blurred background, light and noise, none of which tells the class."""
 
 from __future__ import annotations
 
 import colorsys
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from pipelines.demo_birds import CANVAS_UNITS, Colour, Image, Plumage, Species, paint_bird
 
 SUPERSAMPLING = 2
+
+PAPER: Colour = (0.80, 0.83, 0.79)
+"""Behind a bird without nuisances: neither as light nor as dark as a mark."""
 
 
 def draw_bird(
@@ -22,7 +26,7 @@ def draw_bird(
         species: the class to draw.
         rng: chooses all that does not tell the class.
         size: side of the picture in pixels.
-        nuisances: False draws the plate of a field guide: always the same pose and colours, on white.
+        nuisances: False draws the plate of a field guide: always the same pose and colours, on plain paper.
 
     Returns:
         uint8 (size, size, 3), RGB.
@@ -30,25 +34,26 @@ def draw_bird(
     side = size * SUPERSAMPLING
     if not nuisances:
         colours, cover = paint_bird(species, Plumage.neutral(), side)
-        return to_bytes(shrink(colours * cover[..., None] + 1 - cover[..., None], size))
+        paper = np.asarray(PAPER, np.float32) * (1 - cover[..., None])
+        return to_bytes(shrink(colours * cover[..., None] + paper, size))
     scene = cv2.resize(background(rng, size), (side, side), interpolation=cv2.INTER_LINEAR)
     colours, cover = paint_bird(species, Plumage.sample(rng), side)
     matrix = pose(rng, side)
     premultiplied = cv2.warpAffine(np.dstack([colours * cover[..., None], cover]), matrix, (side, side))
     colours, cover = premultiplied[..., :3], premultiplied[..., 3:]
     # A soft shadow behind the bird parts it from a background that happens to have its colour.
-    scene *= 1 - 0.3 * cv2.GaussianBlur(cover, (0, 0), 0.02 * side)[..., None]
+    scene = scene * (1 - 0.3 * cv2.GaussianBlur(cover, (0, 0), 0.02 * side)[..., None])
     photograph = shrink(colours + scene * (1 - cover), size) * lighting(rng, size)
     return to_bytes(photograph + rng.normal(scale=rng.uniform(0.004, 0.02), size=(size, size, 1)))
 
 
-def pose(rng: np.random.Generator, side: int) -> NDArray[np.floating]:
+def pose(rng: np.random.Generator, side: int) -> NDArray[Any]:
     """Draw where the bird is: the affine (2, 3) map from its canvas to a picture of the same size."""
     angle = np.deg2rad(rng.uniform(-20, 20))
-    scale = rng.uniform(0.74, 0.94) * CANVAS_UNITS
+    scale = rng.uniform(0.66, 0.82) * CANVAS_UNITS
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     turn = turn @ np.diag([rng.choice([-1.0, 1.0]), 1.0])
-    centre = side * (0.5 + rng.uniform(-0.06, 0.06, 2))
+    centre = side * (0.5 + rng.uniform(-0.04, 0.04, 2))
     return np.column_stack([turn, centre - turn @ [side / 2, side / 2]])
 
 
@@ -57,7 +62,9 @@ def background(rng: np.random.Generator, size: int) -> Image:
     hue = rng.uniform()
     top, bottom = shade(rng, hue, 0.35, 0.85), shade(rng, hue, 0.25, 0.7)
     ramp = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
-    scene = np.broadcast_to(np.float32(top) * (1 - ramp) + np.float32(bottom) * ramp, (size, size, 3)).copy()
+    scene = np.broadcast_to(
+        np.asarray(top, np.float32) * (1 - ramp) + np.asarray(bottom, np.float32) * ramp, (size, size, 3)
+    ).copy()
     kind = rng.integers(3)
     if kind == 0:
         scene = bokeh(rng, scene, hue, count=int(rng.integers(25, 45)), largest=0.17)
@@ -128,6 +135,6 @@ def shrink(picture: Image, size: int) -> Image:
     return np.asarray(cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA), np.float32)
 
 
-def to_bytes(picture: NDArray[np.floating]) -> NDArray[np.uint8]:
+def to_bytes(picture: NDArray[Any]) -> NDArray[np.uint8]:
     """Return a picture from 0 to 1 as uint8."""
     return np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)

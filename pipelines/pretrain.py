@@ -17,11 +17,11 @@ from pipelines import tracking
 from pipelines.checkpoint import load_encoder
 from pipelines.config import PretrainConfig, to_dict
 from pipelines.ingest import DrawViews, ImageStore, SampleOrder, eval_images, sample_stream
-from pipelines.verify import usable_images
 from pipelines.resources import plan_workers
 from pipelines.run_folder import FINISHED, RunFolder, named, open_run
 from pipelines.sources import fingerprint
 from pipelines.train_loop import NonFiniteLossError, TrainJob, train_worker
+from pipelines.verify import usable_images
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def fit(job: TrainJob, folder: RunFolder, datasets: dict[str, Any], scaling: ray
             name=folder.name,
             storage_path=folder.storage,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=job.config.checkpoint.keep),
-            logging_config=ray.train.LoggingConfig(log_level="WARNING"),
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # of Train V2
         ),
     )
     status = "FAILED"
@@ -143,7 +143,7 @@ def keep_encoder(job: TrainJob, done: PretrainResult) -> None:
     """Log the trained encoder to MLflow as a model that can be registered and served."""
     encoder, _ = load_encoder(done.run_dir)
     size = job.config.encoder.image_size
-    tracking.log_encoder(job.run, encoder, np.zeros((2, 3, size, size), dtype=np.float32))
+    tracking.log_encoder(job.run, encoder, np.zeros((2, 3, size, size), dtype=np.float32), step=job.total_steps)
 
 
 def _cause(error: ray.train.WorkerGroupError) -> BaseException:

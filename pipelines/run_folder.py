@@ -13,6 +13,7 @@ from pyarrow import fs
 
 from pipelines.checkpoint import last_checkpoint, step_of
 from pipelines.config import PretrainConfig, to_dict
+from pipelines.tracking import flatten
 
 # Written at the very end of a run.
 FINISHED = "result.json"
@@ -82,7 +83,7 @@ def open_run(config: PretrainConfig) -> RunFolder:
     exists = folder.has("config.yaml")
     if exists and not config.resume:
         raise ValueError(
-            f"name: a run {config.name!r} exists in {config.storage}; continue it with --resume true, or choose a name"
+            f"name: a run {config.name!r} exists in {config.storage}; continue it with --resume, or choose another name"
         )
     if config.resume and not exists:
         raise ValueError(f"resume: there is no run {config.name!r} in {config.storage}")
@@ -102,11 +103,3 @@ def _refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
     ]
     if changed:
         raise ValueError(f"resume: the run was started with another config: {'; '.join(changed)}")
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested dicts by dotted name."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return leaves

@@ -175,9 +175,9 @@ class Tracker:
     """Writes one run's metrics and files to its store, from one worker and without ever stopping it.
 
     A call returns once its data is on the local disk; a thread sends it. Where the store fails, that is said once, what
-    is unsent waits in the buffer and is sent, in order, when the store answers again. Load on CPU, memory, disk,
-    network and NVIDIA GPUs is sampled too (`MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL` seconds, 10 by default); the step
-    of a sample is the run's age in seconds.
+    is unsent waits in the buffer and is sent, in order, when the store answers again. The load on CPU, memory, disk,
+    network and, through nvidia-ml-py, GPUs is sampled too (every `MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL` seconds, 10
+    by default); the step of a sample is the run's age in seconds.
     """
 
     def __init__(self, handle: RunHandle) -> None:
@@ -382,15 +382,16 @@ def _find_experiment(uri: str, name: str, artifacts: str | None) -> tuple[Mlflow
 def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 
-    flat = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in _flat(params).items()]
+    flat = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in flatten(params).items()]
     for start in range(0, len(flat), PARAMS_PER_REQUEST):
         client.log_batch(run_id, params=flat[start : start + PARAMS_PER_REQUEST], synchronous=True)
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dicts by dotted name."""
     leaves: dict[str, Any] = {}
     for name, value in tree.items():
-        leaves |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        leaves |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return leaves
 
 

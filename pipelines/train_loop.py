@@ -75,9 +75,9 @@ def train_worker(loop_config: dict[str, Any]) -> None:
         for view1, view2 in learner.batches():
             metrics = learner.train_step(view1, view2)
             if learner.step % job.config.evaluation.log_every_steps == 0:
-                metrics = synchronised(metrics)
+                means = synchronised(metrics)
                 if watcher:
-                    watcher.log(metrics)
+                    watcher.log(means)
             if watcher and job.watches_at(learner.step):
                 watcher.look()
             if job.saves_at(learner.step):
@@ -172,8 +172,8 @@ class Learner:
         if torch.isfinite(loss.detach() + norm):
             return
         raise NonFiniteLossError(
-            f"step {self.step}: loss {loss.item():g}, gradient norm {norm.item():g}. Nothing was written after the last "
-            "good checkpoint. Lower optim.base_lr, set optim.clip_norm, lengthen optim.warmup_epochs, or set "
+            f"step {self.step}: loss {loss.item():g}, gradient norm {norm.item():g}. The last checkpoint is from "
+            "before. Lower optim.base_lr, set optim.clip_norm, lengthen optim.warmup_epochs, or set "
             "optim.precision to fp32."
         )
 

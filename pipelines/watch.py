@@ -121,7 +121,8 @@ class Watcher:
 
 def _rows(shard: ray.data.DataIterator, wanted: list[int]) -> dict[int, np.ndarray]:
     """Return the images at the wanted places of the dataset."""
-    found, start, missing = {}, 0, set(wanted)
+    found: dict[int, np.ndarray] = {}
+    start, missing = 0, set(wanted)
     for batch in shard.iter_batches(batch_size=128):
         stop = start + len(batch["image"])
         found |= {i: batch["image"][i - start] for i in missing if start <= i < stop}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torchvision.transforms import v2
 
 from lodisc.views import GaussianBlur, TwoViews, ViewConfig, eval_view, normalise
 
-PLAIN = {
+PLAIN: dict[str, Any] = {
     "crop_scale": (1.0, 1.0),
     "jitter_probability": 0.0,
     "grey_probability": 0.0,
@@ -87,6 +89,6 @@ def test_normalise_has_imagenet_statistics() -> None:
         ("blur_probability", (0.5, -0.1)),
     ],
 )
-def test_impossible_values_are_refused_by_name(field: str, value: object) -> None:
+def test_impossible_values_are_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"views.{field}"):
         ViewConfig(**{field: value})

@@ -52,7 +52,7 @@ class Pages:
         for flag in FLAGS:
             options.add_argument(flag)
         self.driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-        self.driver.set_window_size(1440, 1080)
+        self.resize(1440, 1080)
         self.driver.get(self.uri)
         for key, value in NO_ASSISTANT.items():
             self.driver.execute_script("localStorage.setItem(arguments[0], arguments[1])", key, value)
@@ -84,6 +84,9 @@ class Pages:
         chosen = f"attributes.run_id IN ({', '.join(repr(run_id) for run_id in run_ids)})" if run_ids else ""
         self._open(f"/runs?compareRunsMode=CHART&searchFilter={quote(chosen)}")
         self._one("//input[@placeholder='Search metric charts']").send_keys(pattern or metric)
+        # A chart is drawn once it is scrolled into view.
+        heading = self._one(f"//h4[@title='{metric}']")
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'nearest'})", heading)
         suffix = f" ({metric})"
         names = {span.text.removesuffix(suffix) for span in self._some(f"//span[contains(text(), '{suffix}')]")}
         card = f"//h4[@title='{metric}']/ancestor::*[.//*[name()='path' and contains(@class, 'js-line')]][1]"
@@ -100,6 +103,9 @@ class Pages:
         width, height = self._until(lambda: [n for n in self.driver.execute_script(script, image) if n])
         assert image.is_displayed()
         return width, height
+
+    def resize(self, width: int, height: int) -> None:
+        self.driver.set_window_size(width, height)
 
     def save(self, path: Path) -> None:
         """Keep what the window shows as a PNG."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -47,7 +48,7 @@ def steps_seen(draw: DrawViews, start: int, total: int, workers: int) -> list[di
     stream = sample_stream(draw, start, total, workers)
     stream.context.execution_options.preserve_order = True
     shards = stream.streaming_split(workers, equal=True)
-    read = ray.remote(num_cpus=0)(lambda shard: list(shard.iter_batches(batch_size=BATCH // workers)))
+    read: Any = ray.remote(num_cpus=0)(lambda shard: list(shard.iter_batches(batch_size=BATCH // workers)))
     per_worker = ray.get([read.remote(shard) for shard in shards])
     assert {len(batches) for batches in per_worker} == {total - start}
     return [

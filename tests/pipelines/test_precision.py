@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import get_args
+
 import torch
 
-from pipelines.precision import autocast, resolve_precision
+from pipelines.precision import Precision, autocast, resolve_precision
 
 CPU = torch.device("cpu")
 
 
 def test_auto_takes_bf16_only_where_the_cpu_multiplies_it() -> None:
-    flags = next(line for line in open("/proc/cpuinfo") if line.startswith("flags")).split()
+    flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")).split()
     native = "amx_bf16" in flags or "avx512_bf16" in flags
     assert resolve_precision("auto", CPU) == (torch.bfloat16 if native else torch.float32)
 
 
 def test_a_choice_is_obeyed() -> None:
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        assert resolve_precision(name, CPU) == dtype
+    assert set(get_args(Precision)) == {"auto", "fp32", "bf16"}
+    assert resolve_precision("fp32", CPU) == torch.float32
+    assert resolve_precision("bf16", CPU) == torch.bfloat16
+    for dtype in (torch.float32, torch.bfloat16):
         with autocast(dtype, CPU):
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.config import ComputeConfig, DataConfig, OptimConfig, PretrainConfig
-from pipelines.run_folder import FINISHED, flatten, named, open_run
+from pipelines.run_folder import FINISHED, named, open_run
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def test_a_new_name_is_free(config: PretrainConfig) -> None:
 
 def test_a_name_in_use_needs_resume(config: PretrainConfig) -> None:
     open_run(config).write_config(config)
-    with pytest.raises(ValueError, match="name: a run 'first' exists .* --resume"):
+    with pytest.raises(ValueError, match=r"name: a run 'first' exists .* --resume"):
         open_run(config)
     assert open_run(replace(config, resume=True)).name == "first"
 
@@ -54,7 +54,3 @@ def test_a_run_without_a_name_gets_one_and_storage_is_absolute() -> None:
     config = named(PretrainConfig(data=DataConfig(images="photos")))
     assert config.name and config.name.startswith("pretrain-")
     assert Path(config.storage).is_absolute()
-
-
-def test_flatten_names_leaves() -> None:
-    assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}

@@ -207,7 +207,7 @@ def write_tar(path: Path, files: dict[str, bytes]) -> Path:
 
 def test_webdataset_with_classes(ray_session: None, tmp_path: Path) -> None:
     for shard in range(2):
-        files = {}
+        files: dict[str, bytes] = {}
         for n in range(3):
             files |= {f"{n:04d}.jpg": jpeg(n), f"{n:04d}.cls": str(shard).encode()}
         write_tar(tmp_path / f"shard-{shard}.tar", files)
@@ -219,7 +219,7 @@ def test_webdataset_with_classes(ray_session: None, tmp_path: Path) -> None:
 
 def test_webdataset_with_json(ray_session: None, tmp_path: Path) -> None:
     about = [{"label": "wren", "coarse": "birds"}, {"label": 3}, {}]
-    files = {}
+    files: dict[str, bytes] = {}
     for n, value in enumerate(about):
         files |= {f"x/{n}.JPEG": jpeg(n), f"x/{n}.json": json.dumps(value).encode()}
     # Samples need not have the same files; these have no image or no label.
@@ -248,7 +248,7 @@ def test_missing_path(location: str) -> None:
 
 
 def test_unknown_protocol() -> None:
-    with pytest.raises(ValueError, match="^nonsense://x: neither pyarrow nor fsspec can open it"):
+    with pytest.raises(ValueError, match=r"^nonsense://x: neither pyarrow nor fsspec can open it"):
         find_source("nonsense://x")
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 import mlflow
@@ -53,11 +55,20 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
         time.sleep(0.02)
 
 
-def test_a_run_says_what_it_is(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(REPOSITORY)
+def git(*arguments: str) -> str:
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    return subprocess.run(["git", *identity, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_run_says_what_it_is(storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    git("init")
+    git("commit", "--allow-empty", "--message", "first")
     parent = create_run(TrackingConfig(), str(storage), "parent", {})
+    (tmp_path / "edited.py").touch()
     handle = create_run(TrackingConfig(), str(storage), "first", PARAMS, {"dataset.fingerprint": "1f"}, parent.run_id)
-    run = MlflowClient(handle.uri).get_run(handle.run_id)
+    client = MlflowClient(handle.uri)
+    run = client.get_run(handle.run_id)
     assert handle.uri == f"sqlite:///{storage}/mlflow.db"
     assert run.data.params == {
         "model.temperature": "0.2",
@@ -66,15 +77,21 @@ def test_a_run_says_what_it_is(storage: Path, monkeypatch: pytest.MonkeyPatch) -
         "long": "x" * 6000,
     }
     assert run.info.run_name == "first" and run.info.status == "RUNNING"
-    assert run.data.tags["dataset.fingerprint"] == "1f"
-    assert run.data.tags["mlflow.parentRunId"] == parent.run_id
-    assert run.data.tags["version.torch"] == torch.__version__.split("+")[0] or torch.__version__
-    assert {"python", "host", "version.ray", "version.timm", "version.mlflow"} <= run.data.tags.keys()
-    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    assert run.data.tags.get("mlflow.source.git.commit", "HEAD") in (head, "HEAD")
+    expected = {
+        "dataset.fingerprint": "1f",
+        "mlflow.parentRunId": parent.run_id,
+        "mlflow.source.git.commit": git("rev-parse", "HEAD"),
+        "git.commit": f"{git('rev-parse', 'HEAD')}+dirty",
+        "version.torch": version("torch"),
+        "version.ray": version("ray"),
+        "python": platform.python_version(),
+    }
+    assert expected.items() <= run.data.tags.items()
+    assert client.get_run(parent.run_id).data.tags["git.commit"] == git("rev-parse", "HEAD")
     assert (storage / "mlartifacts" / handle.run_id / "artifacts" / "config.yaml").is_file()
     finish_run(handle, "FINISHED")
-    assert MlflowClient(handle.uri).get_run(handle.run_id).info.status == "FINISHED"
+    assert client.get_run(handle.run_id).info.status == "FINISHED"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".git", "edited.py"], "a store in the working directory"
 
 
 def test_metrics_files_and_the_machine_are_tracked(
@@ -194,7 +211,9 @@ def test_a_run_that_ends_without_its_server_is_completed_by_the_next_one(
 
 
 @pytest.mark.slow
-def test_the_logged_encoder_gives_the_same_features_for_any_batch(storage: Path) -> None:
+def test_the_logged_encoder_gives_the_same_features_for_any_batch(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     handle = create_run(TrackingConfig(), str(storage), "model", {"seed": 0})
     config = EncoderConfig(arch="vit_tiny_patch16_224", image_size=32, patch_size=8, depth=2)
     encoder = Encoder(config).train()
@@ -202,14 +221,10 @@ def test_the_logged_encoder_gives_the_same_features_for_any_batch(storage: Path)
     assert encoder.training
     images = torch.randn(5, 3, 32, 32)
     expected = encoder.eval()(images)
-    mlflow.set_tracking_uri(handle.uri)
-    try:
-        model = mlflow.pytorch.load_model(f"runs:/{handle.run_id}/encoder")
-        served = mlflow.pyfunc.load_model(f"runs:/{handle.run_id}/encoder")
-        registered = mlflow.register_model(f"runs:/{handle.run_id}/encoder", "encoder-of-the-test")
-    finally:
-        mlflow.set_tracking_uri(None)
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", handle.uri)
+    model = mlflow.pytorch.load_model(f"runs:/{handle.run_id}/encoder")
+    served = mlflow.pyfunc.load_model(f"runs:/{handle.run_id}/encoder")
+    registered = mlflow.register_model(f"runs:/{handle.run_id}/encoder", "encoder-of-the-test")
     torch.testing.assert_close(model(images), expected)
     torch.testing.assert_close(torch.from_numpy(served.predict(images[:1].numpy())), expected[:1], rtol=1e-4, atol=1e-5)
     assert served.metadata.signature.inputs.inputs[0].shape == (-1, 3, 32, 32)
