@@ -8,6 +8,7 @@ import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,12 +28,12 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
-# The least level that each logger still says. The first two warn, ever again, that there are no bars, which `connect`
-# asks for, and no dashboard; the third tells of every step that Train takes to start workers and report checkpoints.
+# The least level that some loggers still say. The first two warn, ever again, that there are no bars, which `connect`
+# asks for, and no dashboard. The third tells of every report; it bears its file's name, which Train's own setting misses.
 LOG_LEVELS = {
     "ray.data._internal.progress": logging.ERROR,
     "ray.train.v2._internal.execution.controller.placement_group_cleaner": logging.ERROR,
-    "ray.train.v2": logging.WARNING,
+    f"{Path(ray.__file__).parent}/train/v2/_internal/execution/context.py": logging.WARNING,
 }
 
 

@@ -97,8 +97,7 @@ class Learner:
         self.dtype = resolve_precision(config.optim.precision, device)
         torch.manual_seed(config.seed)
         self.model = LoDisc(config.encoder, config.model).to(device)
-        # Buffers are batch norm statistics of the global batch: every worker has the same ones already.
-        self.replica = ray.train.torch.prepare_model(self.model, parallel_strategy_kwargs={"broadcast_buffers": False})
+        self.replica = ray.train.torch.prepare_model(self.model)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, weight_decay=config.optim.weight_decay, fused=True)
         self.step = 0

@@ -87,7 +87,7 @@ class Watcher:
 
     @torch.inference_mode()
     def _forward(self, encoder: Encoder, images: np.ndarray) -> torch.Tensor:
-        views = normalise(torch.from_numpy(images).to(self.learner.device))
+        views = normalise(torch.tensor(images).to(self.learner.device))
         with autocast(self.learner.dtype, self.learner.device):
             return encoder(views).float().cpu()
 
@@ -97,7 +97,7 @@ class Watcher:
         model = self.learner.job.config.model
         momentum_encoder = self.learner.model.momentum_encoder
         momentum_encoder.eval()
-        _, scores = pivot_scores(momentum_encoder, normalise(torch.from_numpy(images).to(self.learner.device)), "fused")
+        _, scores = pivot_scores(momentum_encoder, normalise(torch.tensor(images).to(self.learner.device)), "fused")
         momentum_encoder.train()
         kept = keep_patches(scores, model.mask_ratio)
         return pivot_overlays(images, scores.cpu(), kept.cpu(), encoder.grid)

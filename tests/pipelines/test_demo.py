@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -15,7 +16,7 @@ from pipelines.demo import COLUMNS, DemoConfig, demo_recipe, table
 @pytest.mark.parametrize(
     ("field", "value"), [("train_per_class", 1), ("test_per_class", 1), ("epochs", 0), ("seed", -1)]
 )
-def test_impossible_sizes_are_refused(field: str, value: int) -> None:
+def test_impossible_sizes_are_refused(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=field):
         DemoConfig(**{field: value})
 

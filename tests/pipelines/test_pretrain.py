@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 from lodisc.encoder import EncoderConfig
 from lodisc.model import ModelConfig
-from pipelines.checkpoint import find_checkpoint, last_checkpoint, load_encoder, read_state, step_of
+from pipelines.checkpoint import directory_name, find_checkpoint, last_checkpoint, load_encoder, read_state, step_of
 from pipelines.config import (
     CheckpointingConfig,
     ComputeConfig,
@@ -61,8 +61,8 @@ def losses(result: PretrainResult) -> dict[int, float]:
     return {point.step: point.value for point in history}
 
 
-def weights(result: PretrainResult) -> dict[str, torch.Tensor]:
-    return read_state(find_checkpoint(result.checkpoint))["model"]
+def weights_at(result: PretrainResult, step: int) -> dict[str, torch.Tensor]:
+    return read_state(find_checkpoint(f"{result.run_dir}/{directory_name(step)}"))["model"]
 
 
 def test_a_run_leaves_checkpoints_curves_pictures_and_a_model(whole: PretrainResult, config: PretrainConfig) -> None:
@@ -94,13 +94,17 @@ def test_the_checkpoint_gives_back_the_encoder(whole: PretrainResult) -> None:
 
 
 def test_two_workers_compute_what_one_computes(whole: PretrainResult, config: PretrainConfig) -> None:
-    """Equal up to the order of float32 sums: losses to 1e-4, parameters to 1e-3 of an Adam step's size each."""
+    """After 5 steps in float32, losses agree to 1e-4 and parameters and statistics to 2e-4.
+
+    Only the order of sums differs, which AdamW amplifies where a gradient is nearly zero; tests/lodisc shows in float64
+    that nothing else does.
+    """
     two = pretrain(replace(config, name="two-workers", compute=ComputeConfig(workers=2)))
     one_curve, two_curve = losses(whole), losses(two)
-    assert max(abs(one_curve[step] - two_curve[step]) for step in one_curve) < 1e-4
-    one, other = weights(whole), weights(two)
+    assert max(abs(one_curve[step] - two_curve[step]) for step in range(1, 6)) < 1e-4
+    one, other = weights_at(whole, 5), weights_at(two, 5)
     for name, value in one.items():
-        torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-4, msg=name)
+        torch.testing.assert_close(other[name], value, rtol=0, atol=2e-4, msg=name)
 
 
 def test_resume_equals_uninterrupted(whole: PretrainResult, config: PretrainConfig) -> None:
@@ -116,7 +120,7 @@ def test_resume_equals_uninterrupted(whole: PretrainResult, config: PretrainConf
 
     resumed = pretrain(replace(broken, resume=True))
     assert losses(resumed) == losses(whole)
-    one, other = weights(whole), weights(resumed)
+    one, other = weights_at(whole, STEPS), weights_at(resumed, STEPS)
     assert all(torch.equal(one[name], other[name]) for name in one)
     with pytest.raises(ValueError, match="finished"):
         pretrain(replace(broken, resume=True))
