@@ -28,8 +28,8 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
-# The least level that some loggers still say. The first two warn, ever again, that there are no bars, which `connect`
-# asks for, and no dashboard. The third tells of every report; it bears its file's name, which Train's own setting misses.
+# The least level that some loggers still say. The first two warn, ever again, that there are no bars and no dashboard,
+# as `connect` asks for. The third tells of every report, and bears its file's name, which Train's own setting misses.
 LOG_LEVELS = {
     "ray.data._internal.progress": logging.ERROR,
     "ray.train.v2._internal.execution.controller.placement_group_cleaner": logging.ERROR,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -56,14 +55,12 @@ def generate_demo_images(
     if is_complete(folder, wanted):
         return
     counts = dict(zip(SPLITS, (train_per_class, test_per_class), strict=True))
-    tasks = [(folder, seed, split, number, size) for split in SPLITS for number in range(counts[split])]
     for split in SPLITS:
         for species in SPECIES:
             (folder / split / species.family / species.name).mkdir(parents=True, exist_ok=True)
-    # Threads are enough: OpenCV, where most of the time goes, works outside the interpreter's lock.
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(lambda task: write_images(*task), tasks):
-            pass
+        for number in range(counts[split]):
+            write_images(folder, seed, split, number, size)
+    # Last, so that a folder with the marker is complete.
     (folder / MARKER).write_text(json.dumps({**wanted, "species": [asdict(each) for each in SPECIES]}, indent=2) + "\n")
 
 

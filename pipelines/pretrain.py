@@ -148,8 +148,6 @@ def keep_encoder(job: TrainJob, done: PretrainResult) -> None:
 
 def _cause(error: ray.train.WorkerGroupError) -> BaseException:
     """Return the worker's own error where it speaks for itself, Ray Train's otherwise."""
-    for failure in error.worker_failures.values():
-        text = str(failure)
-        if NonFiniteLossError.__name__ in text:
-            return NonFiniteLossError(text[text.rindex(NonFiniteLossError.__name__) :].partition(": ")[2].strip())
-    return error
+    # Ray passes on the text of a worker's error; the exception itself does not survive the way.
+    _, found, said = str(error).rpartition(f"{NonFiniteLossError.__name__}: ")
+    return NonFiniteLossError(said.strip().splitlines()[0]) if found else error

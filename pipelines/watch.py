@@ -80,8 +80,8 @@ class Watcher:
         for batch in shard.iter_batches(batch_size=128):
             chunks.append(self._forward(encoder, batch["image"]))
             paths += list(batch["path"])
-            labels += list(batch["label"])
-            coarse += list(batch["coarse"])
+            labels += _names(batch["label"])
+            coarse += _names(batch["coarse"])
         encoder.train()
         return Features(torch.cat(chunks), paths, all_or_none(labels), all_or_none(coarse))
 
@@ -128,3 +128,8 @@ def _rows(shard: ray.data.DataIterator, wanted: list[int]) -> dict[int, np.ndarr
         found |= {i: batch["image"][i - start] for i in missing if start <= i < stop}
         start = stop
     return found
+
+
+def _names(column: np.ndarray) -> list[str | None]:
+    """Return class names; a block that has none comes from Ray as NaN."""
+    return [name if isinstance(name, str) else None for name in column]
