@@ -131,9 +131,7 @@ def add_options(parser: ArgumentParser, command: Command) -> None:
         parser.add_argument("--config", action=ConfigFile, metavar="FILE_OR_RECIPE", help=recipe_help)
     if command.uses_ray:
         # Suppressed where not given, so that --print_config shows the run and not the machine.
-        address_help = (
-            "Ray cluster to join: auto, HOST:PORT or ray://HOST:PORT. Without it (and RAY_ADDRESS), a new one."
-        )
+        address_help = "Ray cluster to join: auto, HOST:PORT or ray://HOST:PORT. Without it one starts on this machine."
         parser.add_argument("--address", type=str, default=argparse.SUPPRESS, help=address_help)
 
 

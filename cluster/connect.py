@@ -28,10 +28,9 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
-# The least level that some loggers still say. The first two warn, ever again, that there are no bars and no dashboard,
-# as `connect` asks for. The third tells of every report, and bears its file's name, which Train's own setting misses.
+# The least level that some loggers still say. The first warns, ever again, that there is no dashboard, as `connect`
+# asks for. The second tells of every report, and bears its file's name, which Train's own setting misses.
 LOG_LEVELS = {
-    "ray.data._internal.progress": logging.ERROR,
     "ray.train.v2._internal.execution.controller.placement_group_cleaner": logging.ERROR,
     f"{Path(ray.__file__).parent}/train/v2/_internal/execution/context.py": logging.WARNING,
 }

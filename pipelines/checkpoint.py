@@ -58,10 +58,11 @@ def find_checkpoint(path: str) -> ray.train.Checkpoint:
     Raises:
         ValueError: there is none.
     """
-    filesystem, plain_path = fs.FileSystem.from_uri(str(Path(path).absolute()) if "://" not in path else path)
+    location = path if "://" in path else str(Path(path).absolute())
+    filesystem, plain_path = fs.FileSystem.from_uri(location)
     if filesystem.get_file_info(f"{plain_path}/{FILE}").type == fs.FileType.File:
         return ray.train.Checkpoint(plain_path, filesystem)
-    checkpoint = last_checkpoint(path)
+    checkpoint = last_checkpoint(location)
     if checkpoint is None:
         raise ValueError(f"{path}: neither a checkpoint folder (no {FILE} in it) nor a run with a finished checkpoint")
     return checkpoint

@@ -83,8 +83,9 @@ def test_a_run_leaves_checkpoints_curves_pictures_and_a_model(whole: PretrainRes
     assert {"neighbours.png", "config.yaml"} <= top
 
 
-def test_the_checkpoint_gives_back_the_encoder(whole: PretrainResult) -> None:
-    encoder, about = load_encoder(whole.run_dir)
+def test_the_checkpoint_gives_back_the_encoder(whole: PretrainResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(whole.run_dir).parent)
+    encoder, about = load_encoder("whole")
     assert about["step"] == STEPS and about["run_id"] == whole.run_id
     assert encoder(torch.zeros(2, 3, 32, 32)).shape == (2, encoder.feature_dim)
     untrained, _ = load_encoder(whole.checkpoint, untrained=True)
