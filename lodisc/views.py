@@ -81,7 +81,8 @@ class TwoViews:
 
     def __call__(self, image: Image.Image, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return two uint8 arrays (3, H, W) of the RGB `image`, drawn by `seed` (0 <= seed < 2**63)."""
-        torch.manual_seed(seed)
+        # torch.manual_seed would seed CUDA too, which queues a traceback at every call where CUDA is not in use.
+        torch.default_generator.manual_seed(seed)
         first, second = (_channels_first(transform(image)) for transform in self.transforms)
         return first, second
 
