@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,6 +15,7 @@ from lodisc.probes.inputs import require_features, require_labels
 L2_STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 MAX_ITERATIONS = 100
 CHUNK = 2**16
+SMALL_FIT = 2**28  # multiplications in one pass over the training features
 
 
 def linear_probe(
@@ -47,8 +51,9 @@ def linear_probe(
     train, test = _standardised(train_features.float(), test_features.float())
     classes, targets = train_labels.unique(return_inverse=True)
 
-    classifier = _start(train, len(classes))
-    _fit(classifier, train, targets, _choose_l2(train, targets, seed))
+    with _one_thread_if(train.numel() * len(classes) < SMALL_FIT):
+        classifier = _start(train, len(classes))
+        _fit(classifier, train, targets, _choose_l2(train, targets, seed))
     best = classes[_logits(classifier, test).topk(min(5, len(classes)), dim=1).indices]
     hits = best == test_labels.unsqueeze(1)
     return {"top1": _percent(hits[:, 0]), "top5": _percent(hits.any(dim=1))}
@@ -59,6 +64,17 @@ def _standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     # A feature that is the same for every image would otherwise be divided by rounding errors.
     scale = train.std(dim=0, correction=0).clamp_min(1e-6)
     return (train - mean) / scale, (test - mean) / scale
+
+
+@contextmanager
+def _one_thread_if(small: bool) -> Iterator[None]:
+    """Hold torch to one thread: thousands of small products take a hundred times as long where threads share a core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if small else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _choose_l2(features: Tensor, targets: Tensor, seed: int) -> float:

@@ -91,6 +91,16 @@ def test_held_out_is_a_fifth_of_each_class(sizes: list[int]) -> None:
     assert not torch.equal(mask, linear._held_out(targets, seed=1))
 
 
+def test_leaves_torchs_threads_as_they_were() -> None:
+    before = torch.get_num_threads()
+    train, labels = blobs(60, seed=0, classes=3)
+    linear_probe(train, labels, train, labels)
+    assert torch.get_num_threads() == before
+    with pytest.raises(ValueError, match="two images"):
+        linear_probe(train[:3], labels[:3], train, labels)
+    assert torch.get_num_threads() == before
+
+
 def test_refuses_bad_input() -> None:
     x, y = torch.eye(4), torch.arange(4)
     with pytest.raises(ValueError, match="needs a class with at least two images"):
