@@ -171,23 +171,22 @@ class Plumage:
     @classmethod
     def neutral(cls) -> Plumage:
         """Return the colours of the plate in a field guide."""
-        return cls.of(hue=0.58, saturation=0.45, value=0.55, pale=True, warm=0.09)
+        return cls.of(hue=0.58, saturation=0.45, value=0.4, warm=0.09)
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> Plumage:
-        """Draw colours: any hue, and marks that are lighter than the body as often as they are darker."""
+        """Draw colours: any hue, dark against the mist."""
         colours = cls.of(
             hue=rng.uniform(),
             saturation=rng.uniform(0.35, 0.8),
-            value=rng.uniform(0.5, 0.68),
-            pale=bool(rng.integers(2)),
+            value=rng.uniform(0.3, 0.42),
             warm=rng.uniform(0.02, 0.14),
         )
         light, wobble, feathers = rng.uniform(-2.4, -0.7), 0.009, int(rng.integers(2**31))
         return cls(**{**colours.__dict__, "light": light, "wobble": wobble, "feathers": feathers})
 
     @classmethod
-    def of(cls, *, hue: float, saturation: float, value: float, pale: bool, warm: float) -> Plumage:
+    def of(cls, *, hue: float, saturation: float, value: float, warm: float) -> Plumage:
         """Return the colours that go with a body of this hue, saturation and value."""
 
         def hsv(*args: float) -> Colour:
@@ -197,7 +196,7 @@ class Plumage:
             body=hsv(hue, saturation, value),
             wing=hsv(hue + 0.03, saturation, value * 0.74),
             belly=hsv(hue - 0.03, saturation * 0.55, min(1.0, value * 1.3)),
-            mark=hsv(hue, 0.08, 0.98) if pale else hsv(hue, 0.5, 0.09),
+            mark=hsv(hue, 0.08, 0.98),
             beak=hsv(warm, 0.9, 0.96),
             legs=hsv(warm, 0.6, 0.5),
         )

@@ -16,7 +16,7 @@ from pipelines.demo_birds import SPECIES, Species
 from pipelines.demo_scenes import draw_bird
 
 MARKER = "demo-images.json"
-VERSION = 1
+VERSION = 2
 """Of the drawings: raise it when the same parameters give other pictures, lest old folders pass for new ones."""
 
 SPLITS = ("train", "test")

@@ -1,4 +1,4 @@
-"""Photographs of painted birds: pose, blurred background, light and noise, none of which tells the class."""
+"""Photographs of painted birds in mist: pose, blurred background, light and noise, none of which tells the class."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from pipelines.demo_birds import CANVAS_UNITS, Colour, Image, Plumage, Species, paint_bird
 
 SUPERSAMPLING = 2
+
+MIST = (0.72, 0.92)
+"""The darkest and the lightest that a background can be, of 1: a bird's outline always shows against it."""
 
 PAPER: Colour = (0.80, 0.83, 0.79)
 """Behind a bird without nuisances: neither as light nor as dark as a mark."""
@@ -49,16 +52,16 @@ def draw_bird(
 
 def pose(rng: np.random.Generator, side: int) -> NDArray[Any]:
     """Draw where the bird is: the affine (2, 3) map from its canvas to a picture of the same size."""
-    angle = np.deg2rad(rng.uniform(-20, 20))
-    scale = rng.uniform(0.66, 0.82) * CANVAS_UNITS
+    angle = np.deg2rad(rng.uniform(-8, 8))
+    scale = rng.uniform(0.76, 0.84) * CANVAS_UNITS
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     turn = turn @ np.diag([rng.choice([-1.0, 1.0]), 1.0])
-    centre = side * (0.5 + rng.uniform(-0.04, 0.04, 2))
+    centre = side * (0.5 + rng.uniform(-0.02, 0.02, 2))
     return np.column_stack([turn, centre - turn @ [side / 2, side / 2]])
 
 
 def background(rng: np.random.Generator, size: int) -> Image:
-    """Draw foliage, water or sky out of focus: float32 (size, size, 3), RGB from 0 to 1."""
+    """Draw foliage, water or sky in mist, out of focus: float32 (size, size, 3), RGB from 0 to 1."""
     hue = rng.uniform()
     top, bottom = shade(rng, hue, 0.35, 0.85), shade(rng, hue, 0.25, 0.7)
     ramp = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
@@ -78,10 +81,9 @@ def background(rng: np.random.Generator, size: int) -> Image:
 
 
 def shade(rng: np.random.Generator, hue: float, darkest: float, lightest: float) -> Colour:
-    """Draw a colour whose hue is near `hue`."""
-    return colorsys.hsv_to_rgb(
-        (hue + rng.normal(scale=0.05)) % 1, rng.uniform(0.15, 0.65), rng.uniform(darkest, lightest)
-    )
+    """Draw a colour whose hue is near `hue`, seen through mist: all of them are pale."""
+    value = MIST[0] + (MIST[1] - MIST[0]) * rng.uniform(darkest, lightest)
+    return colorsys.hsv_to_rgb((hue + rng.normal(scale=0.05)) % 1, rng.uniform(0.05, 0.3), value)
 
 
 def bokeh(rng: np.random.Generator, scene: Image, hue: float, count: int, largest: float) -> Image:

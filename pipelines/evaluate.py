@@ -135,7 +135,8 @@ def _numbered(*columns: list[str] | None) -> list[torch.Tensor]:
 def evaluate(config: EvaluateConfig) -> dict[str, float]:
     """Score a checkpoint's encoder, print the scores, and keep them in a JSON file and the run's MLflow record.
 
-    Ray must be running. A store that does not answer costs a warning, never the scores.
+    There they are the metrics `test/...`, and `test-untrained/...` of an untrained encoder. Ray must be running. A
+    store that does not answer costs a warning, never the scores.
 
     Raises:
         ValueError: there is no such checkpoint, or the images cannot be read.
@@ -155,7 +156,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         print(line)
     if config.output is not None:
         _write(Path(config.output), {"step": step, "config": asdict(config), "scores": scores})
-    _track(scores, step, about["run_id"], config.tracking_uri or about["tracking_uri"])
+    # Apart from `eval/`, the scores during pretraining, which come of other images.
+    prefix = "test-untrained" if config.untrained else "test"
+    named = {f"{prefix}/{name}": value for name, value in scores.items()}
+    _track(named, step, about["run_id"], config.tracking_uri or about["tracking_uri"])
     return scores
 
 
@@ -189,14 +193,14 @@ def _write(path: Path, result: dict[str, Any]) -> None:
     print(f"written to {path}")
 
 
-def _track(scores: dict[str, float], step: int, run_id: str, uri: str) -> None:
+def _track(metrics: dict[str, float], step: int, run_id: str, uri: str) -> None:
     from mlflow.entities import Metric
 
     from pipelines.tracking import _client
 
     now = now_ms()
     try:
-        metrics = [Metric(f"eval/{name}", value, now, step) for name, value in scores.items()]
-        _client(uri).log_batch(run_id, metrics=metrics)
+        points = [Metric(name, value, now, step) for name, value in metrics.items()]
+        _client(uri).log_batch(run_id, metrics=points)
     except Exception as error:  # The scores are on the screen and on disk: no fault of a store may undo that.
         print(f"warning: the scores are not in MLflow ({uri}, run {run_id}): {type(error).__name__}: {error}")

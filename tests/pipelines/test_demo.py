@@ -61,6 +61,7 @@ def test_the_whole_line(ray_session: None, tmp_path: Path, capfd: pytest.Capture
     runs = {found.data.params["model.local_weight"]: found for found in client.search_runs([experiment.experiment_id])}
     assert set(runs) == {"0.0", "1.0"}
     assert "loss/local" in runs["1.0"].data.metrics and "loss/local" not in runs["0.0"].data.metrics
-    assert runs["1.0"].data.metrics["eval/linear/top1"] == pytest.approx(scores["LoDisc"]["linear/top1"])
+    assert runs["1.0"].data.metrics["test/linear/top1"] == pytest.approx(scores["LoDisc"]["linear/top1"])
+    assert runs["1.0"].data.metrics["test-untrained/knn/fine"] == pytest.approx(scores["untrained"]["knn/fine"])
     artifacts = {item.path for item in client.list_artifacts(runs["1.0"].info.run_id)}
     assert {"comparison.json", "pivots", "neighbours.png"} <= artifacts

@@ -147,7 +147,7 @@ def test_evaluate_from_files_to_scores(
     assert scores["knn/fine"] > 25, "colours and shapes tell these classes apart, trained or not"
     result = json.loads(output.read_text())
     assert result["scores"] == scores and result["step"] == 7 and result["config"]["gallery"] == str(gallery)
-    points = client.get_metric_history(run_id, "eval/knn/fine")
+    points = client.get_metric_history(run_id, "test/knn/fine")
     assert [(point.step, point.value) for point in points] == [(7, scores["knn/fine"])]
     printed = capsys.readouterr().out
     assert f"{images}: 40 images, 1 set aside" in printed and "torn.jpg" in printed and "knn/fine" in printed
