@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import ray.train
 import torch
 from pyarrow import fs
+from ray.train.v2._internal.exceptions import CheckpointManagerInitializationError
 
 from lodisc.encoder import Encoder, EncoderConfig
 
@@ -45,11 +47,21 @@ def last_checkpoint(run_dir: str) -> ray.train.Checkpoint | None:
     """Return the newest checkpoint that the run at `run_dir` (path or URI) registered, None where there is none.
 
     A checkpoint folder that Ray did not register was cut off while being written; it is not a checkpoint.
+
+    Raises:
+        ValueError: Ray's register of the run's checkpoints is damaged.
     """
-    try:
-        return ray.train.Result.from_path(run_dir).checkpoint
-    except RuntimeError:
-        return None
+    for pause in (0.05, 0.2, 1.0, None):
+        try:
+            return ray.train.Result.from_path(run_dir).checkpoint
+        except CheckpointManagerInitializationError as error:
+            # Ray rewrites its register in place: who reads it meanwhile finds half of it.
+            if pause is None:
+                raise ValueError(f"{run_dir}: Ray's register of its checkpoints cannot be read: {error}") from error
+            time.sleep(pause)
+        except RuntimeError:
+            return None
+    raise AssertionError("the last attempt returns or raises")
 
 
 def find_checkpoint(path: str) -> ray.train.Checkpoint:
