@@ -55,6 +55,7 @@ def take(storage: Path, experiment_name: str, names: list[str], charts: str, out
         pages.save(out / "mlflow-compare.png")
         pages.resize(1440, 1100)
         pages.picture_size(ids[names[0]], pivots[-1])
+        pages.hide("Path:")  # of this machine
         pages.save(out / "mlflow-pivots.png")
 
 

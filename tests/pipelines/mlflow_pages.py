@@ -104,6 +104,11 @@ class Pages:
         assert image.is_displayed()
         return width, height
 
+    def hide(self, text: str) -> None:
+        """Leave out of the page whatever begins with this text."""
+        for element in self._some(f"//*[starts-with(text(), '{text}')]/.."):
+            self.driver.execute_script("arguments[0].style.visibility = 'hidden'", element)
+
     def resize(self, width: int, height: int) -> None:
         self.driver.set_window_size(width, height)
 
