@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -58,8 +60,9 @@ def generate_demo_images(
     for split in SPLITS:
         for species in SPECIES:
             (folder / split / species.family / species.name).mkdir(parents=True, exist_ok=True)
-        for number in range(counts[split]):
-            write_images(folder, seed, split, number, size)
+    jobs = [(split, number) for split in SPLITS for number in range(counts[split])]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # OpenCV draws outside the interpreter's lock
+        list(threads.map(lambda job: write_images(folder, seed, *job, size), jobs))
     # Last, so that a folder with the marker is complete.
     (folder / MARKER).write_text(json.dumps({**wanted, "species": [asdict(each) for each in SPECIES]}, indent=2) + "\n")
 
