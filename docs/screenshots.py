@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--storage", type=Path, default=Path("runs"), help="folder that holds the runs")
     parser.add_argument("--experiment", default="lodisc")
     parser.add_argument("--runs", nargs="+", required=True, help="names of the runs")
-    parser.add_argument("--charts", default="loss|retrieval", help="metrics to show, a regular expression")
+    parser.add_argument("--charts", default="^loss$|eval/(knn|retrieval)", help="metrics to show, a regular expression")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     arguments = parser.parse_args()
     if reason := missing_browser():
