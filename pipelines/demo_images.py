@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -60,9 +61,10 @@ def generate_demo_images(
     for split in SPLITS:
         for species in SPECIES:
             (folder / split / species.family / species.name).mkdir(parents=True, exist_ok=True)
-    jobs = [(split, number) for split in SPLITS for number in range(counts[split])]
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # OpenCV draws outside the interpreter's lock
-        list(threads.map(lambda job: write_images(folder, seed, *job, size), jobs))
+        for split in SPLITS:
+            write = partial(write_images, folder, seed, size, split)
+            list(threads.map(write, range(counts[split])))
     # Last, so that a folder with the marker is complete.
     (folder / MARKER).write_text(json.dumps({**wanted, "species": [asdict(each) for each in SPECIES]}, indent=2) + "\n")
 
@@ -94,7 +96,7 @@ def is_complete(folder: Path, wanted: dict[str, int]) -> bool:
     return True
 
 
-def write_images(folder: Path, seed: int, split: str, number: int, size: int) -> None:
+def write_images(folder: Path, seed: int, size: int, split: str, number: int) -> None:
     """Write the image with this number of every species."""
     for species in SPECIES:
         path = folder / split / species.family / species.name / f"{number:04d}.jpg"
