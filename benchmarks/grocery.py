@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from benchmarks.report import markdown_table, write_results
 from cluster.connect import connect
 from pipelines.config import load_recipe
 from pipelines.evaluate import EvaluateConfig, evaluate
@@ -41,8 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with connect():
         rows = measure(arguments.data, arguments.storage)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
+    write_results(arguments.out, rows)
     print(table(rows))
 
 
@@ -82,23 +79,10 @@ def score(data: Path, run: Path, untrained: bool) -> dict[str, float]:
     return scores
 
 
-def machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
-    return {
-        "platform": platform.platform(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-    }
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as Markdown."""
-    lines = [f"| encoder | seed | {' | '.join(COLUMNS)} |", "| --- " * (len(COLUMNS) + 2) + "|"]
-    for row in rows:
-        values = " | ".join(f"{row['scores'][name]:.1f}" for name in COLUMNS)
-        lines.append(f"| {row['contender']} | {row['seed']} | {values} |")
-    return "\n".join(lines)
+    cells = [(row["contender"], row["seed"], *(f"{row['scores'][name]:.1f}" for name in COLUMNS)) for row in rows]
+    return markdown_table(("encoder", "seed", *COLUMNS), cells)
 
 
 if __name__ == "__main__":
