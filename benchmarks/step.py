@@ -117,7 +117,7 @@ def finish(loss: Tensor, optimizer: torch.optim.Optimizer) -> float:
 
 
 def count_flops(contender: Callable[[], float]) -> float:
-    """Return the floating-point operations of a step's matrix products."""
+    """Return the floating-point operations of a step's matrix products. The step is a warm-up, too."""
     with FlopCounterMode(display=False) as counter:
         contender()
     return float(counter.get_total_flops())

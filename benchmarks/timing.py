@@ -8,18 +8,17 @@ from collections.abc import Callable, Mapping
 
 
 def interleave(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Call every contender once to warm up, then `rounds` times in turn (A B A B ...).
+    """Call every contender `rounds` times in turn (A B A B ...) and return the seconds of each one's calls.
 
-    Returns:
-        The seconds of each contender's calls, without the first.
+    Whoever calls has warmed them up: a first call allocates memory and chooses kernels.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds + 1):
+    for _ in range(rounds):
         for name, contender in contenders.items():
             started = time.perf_counter()
             contender()
             seconds[name].append(time.perf_counter() - started)
-    return {name: values[1:] for name, values in seconds.items()}
+    return seconds
 
 
 def spread(seconds: list[float]) -> dict[str, float]:
