@@ -34,20 +34,23 @@ def reference_loss(model: LoDisc, view1: Tensor, view2: Tensor, momentum: float)
     Returns:
         The loss, a scalar with gradient, and the share of pixels (0 to 1) that base and momentum encoder both keep.
     """
+    views = (view1, view2)
     with plain_attention(model):
-        q1, q2 = (model.predictor(model.projector(model.encoder(view))) for view in (view1, view2))
+        q1, q2 = (model.predictor(model.projector(model.encoder(view))) for view in views)
         with torch.no_grad():
             for _ in range(4):
                 update_momentum(model, momentum)
-            k1, k2 = (model.momentum_projector(model.momentum_encoder(view)) for view in (view1, view2))
-            mask1, mask2 = (pixel_mask(model, model.momentum_encoder, view) for view in (view1, view2))
-            local1, local2 = view1 * mask1, view2 * mask2
-            k1_local, k2_local = (model.momentum_projector(model.momentum_encoder(view)) for view in (local1, local2))
-            agreement = (pixel_mask(model, model.encoder, view1) * mask1).sum() / mask1.sum()
-            agreement = (agreement + (pixel_mask(model, model.encoder, view2) * mask2).sum() / mask2.sum()) / 2
+            k1, k2 = (model.momentum_projector(model.momentum_encoder(view)) for view in views)
+            masks = [pixel_mask(model, model.momentum_encoder, view) for view in views]
+            local_views = [view * mask for view, mask in zip(views, masks, strict=True)]
+            k1_local, k2_local = (model.momentum_projector(model.momentum_encoder(view)) for view in local_views)
+            base_masks = [pixel_mask(model, model.encoder, view) for view in views]
+            shares = [(base * own).sum() / own.sum() for base, own in zip(base_masks, masks, strict=True)]
     tau = model.config.temperature
     loss = ctr(q1, k2, tau) + ctr(q2, k1, tau)
-    return loss + model.config.local_weight * (ctr(q1, k2_local, tau) + ctr(q2, k1_local, tau)), agreement
+    return loss + model.config.local_weight * (ctr(q1, k2_local, tau) + ctr(q2, k1_local, tau)), torch.stack(
+        shares
+    ).mean()
 
 
 def ctr(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,14 @@ REFERENCE = "reference fp32"
 MOMENTUM = 0.99
 
 
+@dataclass(frozen=True)
+class Contender:
+    """A way to take a step: the call that takes one, and the number format of its matrix products."""
+
+    step: Callable[[], float]
+    dtype: torch.dtype
+
+
 def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -48,16 +56,17 @@ def main() -> None:
 
 
 def measure(arch: str, batch: int, rounds: int) -> list[dict[str, Any]]:
-    """Return a row a contender: {arch, batch, contender, seconds, speedup, gflops, mfu}."""
+    """Return a row a contender: {arch, batch, contender, seconds, speedup, gflops, mfu, peak_tflops}."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     model = LoDisc(EncoderConfig(arch=arch), ModelConfig()).to(device)
     views = torch.randn(2, batch, 3, 224, 224, device=device)
-    fast = resolve_precision("auto", device)
-    peaks = {dtype: peak_flops(device, dtype) for dtype in {torch.float32, fast}}
-    contenders, dtypes = contenders_of(model, views, [torch.float32, fast])
-    operations = {name: count_flops(contender) for name, contender in contenders.items()}
-    seconds = {name: spread(times) for name, times in interleave(contenders, rounds).items()}
+    dtypes = dict.fromkeys((torch.float32, resolve_precision("auto", device)))
+    peaks = {dtype: peak_flops(device, dtype) for dtype in dtypes}
+    contenders = contenders_of(model, views, list(dtypes))
+    operations = {name: count_flops(contender.step) for name, contender in contenders.items()}
+    times = interleave({name: contender.step for name, contender in contenders.items()}, rounds)
+    seconds = {name: spread(values) for name, values in times.items()}
     return [
         {
             "arch": arch,
@@ -66,29 +75,25 @@ def measure(arch: str, batch: int, rounds: int) -> list[dict[str, Any]]:
             "seconds": time,
             "speedup": seconds[REFERENCE]["median"] / time["median"],
             "gflops": operations[name] / 1e9,
-            "mfu": operations[name] / time["median"] / peaks[dtypes[name]],
-            "peak_tflops": peaks[dtypes[name]] / 1e12,
+            "mfu": operations[name] / time["median"] / peaks[contenders[name].dtype],
+            "peak_tflops": peaks[contenders[name].dtype] / 1e12,
         }
         for name, time in seconds.items()
     ]
 
 
-def contenders_of(
-    model: LoDisc, views: Tensor, dtypes: list[torch.dtype]
-) -> tuple[dict[str, Callable[[], float]], dict[str, torch.dtype]]:
-    """Return the contenders by name, each one call a step, and the number format of each."""
+def contenders_of(model: LoDisc, views: Tensor, dtypes: list[torch.dtype]) -> dict[str, Contender]:
+    """Return the contenders by name: the reference, and each local view in each number format."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     plain = torch.optim.AdamW(trained, lr=1e-6, foreach=False)
     fused = torch.optim.AdamW(trained, lr=1e-6, fused=True)
-    contenders: dict[str, Callable[[], float]] = {REFERENCE: functools.partial(reference_step, model, plain, views)}
-    formats = {REFERENCE: torch.float32}
+    contenders = {REFERENCE: Contender(functools.partial(reference_step, model, plain, views), torch.float32)}
     local_views: tuple[LocalView, ...] = ("pixels", "tokens")
-    for dtype in dict.fromkeys(dtypes):
+    for dtype in dtypes:
         for local_view in local_views:
             name = f"{local_view} {'bf16' if dtype == torch.bfloat16 else 'fp32'}"
-            contenders[name] = functools.partial(step, model, fused, views, local_view, dtype)
-            formats[name] = dtype
-    return contenders, formats
+            contenders[name] = Contender(functools.partial(step, model, fused, views, local_view, dtype), dtype)
+    return contenders
 
 
 def reference_step(model: LoDisc, optimizer: torch.optim.Optimizer, views: Tensor) -> float:
@@ -107,19 +112,17 @@ def step(
 
 
 def finish(loss: Tensor, optimizer: torch.optim.Optimizer) -> float:
-    """Take the step, and wait for it: reading the loss needs the device to be done."""
+    """Take the step, and wait for it: reading the loss waits for all that the device was asked before."""
     loss.backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    if loss.is_cuda:
-        torch.cuda.synchronize()
     return loss.item()
 
 
-def count_flops(contender: Callable[[], float]) -> float:
+def count_flops(take_step: Callable[[], float]) -> float:
     """Return the floating-point operations of a step's matrix products. The step is a warm-up, too."""
     with FlopCounterMode(display=False) as counter:
-        contender()
+        take_step()
     return float(counter.get_total_flops())
 
 
