@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 from torchvision.transforms import v2
+
+from lodisc import pixels as px
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+REDUCTIONS = (8, 4, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,48 +61,92 @@ class ViewConfig:
                 raise ValueError(f"views.{name} must lie in [0, 1], got {getattr(self, name)}")
 
 
-class GaussianBlur(torch.nn.Module):
-    """Blur a PIL image with a random sigma. (torchvision's own blur leaves PIL and is several times slower here.)"""
+@dataclass(frozen=True)
+class Crop:
+    """A rectangle of an image, in whole pixels of the image at its full size."""
 
-    def __init__(self, sigma: tuple[float, float]) -> None:
-        super().__init__()
-        self.sigma = sigma
+    left: int
+    top: int
+    width: int
+    height: int
 
-    def forward(self, image: Image.Image) -> Image.Image:
-        radius = float(torch.empty(()).uniform_(*self.sigma))
-        return image.filter(ImageFilter.GaussianBlur(radius))
+    def of(self, image: np.ndarray, reduction: int) -> np.ndarray:
+        """Return the rectangle of an `image` (H, W, C) that has 1/`reduction` of the full size, as a view on it."""
+        left, top = round(self.left / reduction), round(self.top / reduction)
+        right, bottom = round((self.left + self.width) / reduction), round((self.top + self.height) / reduction)
+        return image[top:bottom, left:right]
 
 
 class TwoViews:
     """Draw two augmented views of an image: a pure function of the image and a seed.
 
-    Every random choice comes from torch's global generator, which a call seeds: the views of a sample are the same
-    wherever, and in whatever order, they are computed.
+    The distribution is that of torchvision's RandomResizedCrop (bicubic, antialiased), ColorJitter, RandomGrayscale,
+    Gaussian blur, RandomSolarize and RandomHorizontalFlip in this order, as BYOL (arXiv 2006.07733, table 6) has it.
     """
 
     def __init__(self, config: ViewConfig, image_size: int) -> None:
-        self.transforms = (_view(config, image_size, 0), _view(config, image_size, 1))
+        self.config, self.image_size = config, image_size
 
-    def __call__(self, image: Image.Image, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return two uint8 arrays (3, H, W) of the RGB `image`, drawn by `seed` (0 <= seed < 2**63)."""
-        # torch.manual_seed would seed CUDA too, which queues a traceback at every call where CUDA is not in use.
-        torch.default_generator.manual_seed(seed)
-        first, second = (_channels_first(transform(image)) for transform in self.transforms)
+    def __call__(
+        self, size: tuple[int, int], load: Callable[[int], Image.Image], seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return two uint8 arrays (3, image_size, image_size), drawn by `seed`.
+
+        Args:
+            size: width and height of the image.
+            load: called once, with 1, 2, 4 or 8: by how much both views would shrink the image anyway. Returns it as
+                RGB, with its sides divided by that number, or by a smaller one of these. (A JPEG is decoded at a
+                fraction of its size much faster than shrunk later.)
+            seed: not negative.
+        """
+        rng = np.random.default_rng(seed)
+        crops = [random_crop(size, self.config.crop_scale, rng) for _ in range(2)]
+        image = np.asarray(load(reduction_for(crops, self.image_size)))
+        reduction = round(size[0] / image.shape[1])
+        first, second = (self._view(crop.of(image, reduction), which, rng) for which, crop in enumerate(crops))
         return first, second
 
+    def _view(self, crop: np.ndarray, which: int, rng: np.random.Generator) -> np.ndarray:
+        config = self.config
+        view = px.resize(crop, self.image_size)
+        if rng.random() < config.jitter_probability:
+            view = px.jitter(view, config.jitter, rng)
+        if rng.random() < config.grey_probability:
+            view = px.grey(view)
+        if rng.random() < config.blur_probability[which]:
+            view = px.blur(view, rng.uniform(*config.blur_sigma))
+        if which == 1 and rng.random() < config.solarise_probability:
+            view = px.solarise(view)
+        if rng.random() < config.flip_probability:
+            view = view[:, ::-1]
+        return np.ascontiguousarray(view.transpose(2, 0, 1))
 
-def _view(config: ViewConfig, image_size: int, which: int) -> v2.Compose:
-    brightness, contrast, saturation, hue = config.jitter
-    steps: list[torch.nn.Module] = [
-        v2.RandomResizedCrop(image_size, scale=config.crop_scale, interpolation=v2.InterpolationMode.BICUBIC),
-        v2.RandomApply([v2.ColorJitter(brightness, contrast, saturation, hue)], p=config.jitter_probability),
-        v2.RandomGrayscale(p=config.grey_probability),
-        v2.RandomApply([GaussianBlur(config.blur_sigma)], p=config.blur_probability[which]),
-    ]
-    if which == 1:
-        steps.append(v2.RandomSolarize(threshold=128, p=config.solarise_probability))
-    steps.append(v2.RandomHorizontalFlip(p=config.flip_probability))
-    return v2.Compose(steps)
+
+def random_crop(size: tuple[int, int], scale: tuple[float, float], rng: np.random.Generator) -> Crop:
+    """Draw a rectangle of uniform area and log-uniform aspect ratio between 3/4 and 4/3 (Inception's crop).
+
+    Where ten draws do not fit into the image, it is the largest central rectangle of an allowed aspect ratio.
+
+    Args:
+        size: width and height of the image.
+        scale: smallest and largest area, as fractions of the image's.
+        rng: where the draw comes from.
+    """
+    width, height = size
+    for _ in range(10):
+        area = width * height * rng.uniform(*scale)
+        ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return Crop(int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h)
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    return Crop((width - w) // 2, (height - h) // 2, w, h)
+
+
+def reduction_for(crops: Sequence[Crop], image_size: int) -> int:
+    """Return the largest of 1, 2, 4 and 8 by which the image can shrink so that no crop is smaller than its view."""
+    smallest = min(min(crop.width, crop.height) for crop in crops)
+    return next((r for r in REDUCTIONS if smallest >= r * image_size), 1)
 
 
 def eval_view(image: Image.Image, image_size: int) -> np.ndarray:
@@ -112,11 +160,7 @@ def eval_view(image: Image.Image, image_size: int) -> np.ndarray:
             v2.CenterCrop(image_size),
         ]
     )
-    return _channels_first(crop(image))
-
-
-def _channels_first(image: Image.Image) -> np.ndarray:
-    return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+    return np.ascontiguousarray(np.asarray(crop(image)).transpose(2, 0, 1))
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 MAX_PIXELS = 100_000_000
 # PIL warns of images larger than this, and refuses those of twice the size. Its own limit lies below ours.
@@ -26,12 +26,33 @@ def decode_image(data: bytes) -> Image.Image:
         ImageError: the file is empty, no image, cut off or damaged, or larger than 100 megapixels. The size is read
             from the header before any pixel is decoded.
     """
-    image = open_image(data)
+    return load_image(open_image(data))
+
+
+def load_image(image: Image.Image, reduction: int = 1) -> Image.Image:
+    """Decode the pixels of an opened image as `decode_image` does.
+
+    Args:
+        image: as `open_image` returns it.
+        reduction: 1, 2, 4 or 8. A JPEG is decoded at that fraction of its size, sides rounded up; other formats keep
+            their size.
+
+    Raises:
+        ImageError: cut off or damaged.
+    """
     try:
+        if reduction > 1:
+            image.draft(None, (image.width // reduction, image.height // reduction))
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # decoders raise whatever they like at damaged data
         raise ImageError(f"cut off or damaged ({error})") from error
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height of an opened image once it is turned as its EXIF data say."""
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (image.height, image.width) if turned else image.size
 
 
 def open_image(data: bytes) -> Image.Image:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import ray
 import torch
 
 from lodisc.views import TwoViews, ViewConfig, eval_view
-from pipelines.decode import decode_image
+from pipelines.decode import decode_image, load_image, open_image, upright_size
 from pipelines.seeds import seed_of
 
 MAX_CHUNK = 32
@@ -98,12 +100,16 @@ class DrawViews:
     def __call__(self, samples: np.ndarray) -> dict[str, np.ndarray]:
         """Map sample numbers (n,) to uint8 `view1` and `view2` (n, 3, H, W)."""
         images = self.store.read(self.order.image_of(samples))
-        pairs = [
-            self.two_views(decode_image(data), seed_of(self.order.seed, int(sample)))
-            for sample, data in zip(samples, images, strict=True)
-        ]
+        # One task has one core: OpenCV would start a thread for every core of the machine.
+        cv2.setNumThreads(0)
+        seeds = [seed_of(self.order.seed, int(sample)) for sample in samples]
+        pairs = [self._draw(data, seed) for data, seed in zip(images, seeds, strict=True)]
         view1, view2 = (np.stack(views) for views in zip(*pairs, strict=True))
         return {"sample": samples, "view1": view1, "view2": view2}
+
+    def _draw(self, data: bytes, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        image = open_image(data)
+        return self.two_views(upright_size(image), partial(load_image, image), seed)
 
 
 def sample_stream(draw: DrawViews, start_step: int, total_steps: int, workers: int) -> ray.data.Dataset:

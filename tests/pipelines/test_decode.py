@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile
 
-from pipelines.decode import ImageError, decode_image, open_image
+from pipelines.decode import ImageError, decode_image, load_image, open_image, upright_size
 from tests.pipelines.bad_images import (
     GIANT_SIDE,
     ODD,
@@ -130,3 +130,40 @@ def test_100_megapixels_are_allowed_without_a_warning() -> None:
 def test_a_little_more_is_refused() -> None:
     with pytest.raises(ImageError, match="10001 x 10001 is more than 100 megapixels"):
         open_image(giant_png(10_001))
+
+
+def test_upright_size_needs_no_pixels(folder: Path) -> None:
+    for name in ODD:
+        data = (folder / name).read_bytes()
+        assert upright_size(open_image(data)) == decode_image(data).size, name
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+def test_jpeg_is_decoded_at_a_fraction_of_its_size(reduction: int) -> None:
+    stream = io.BytesIO()
+    photograph(0).resize((301, 203)).save(stream, "JPEG", quality=95, exif=turned())
+    whole = decode_image(stream.getvalue())
+    small = load_image(open_image(stream.getvalue()), reduction)
+    assert whole.size == (203, 301)
+    assert small.size == (-(-203 // reduction), -(-301 // reduction))
+    difference = np.asarray(small).astype(int) - np.asarray(whole.reduce(reduction)).astype(int)
+    assert np.abs(difference).mean() < 3
+
+
+def test_other_formats_keep_their_size() -> None:
+    stream = io.BytesIO()
+    photograph(0).save(stream, "PNG")
+    assert load_image(open_image(stream.getvalue()), 4).size == photograph(0).size
+
+
+def test_a_cut_off_jpeg_is_refused_at_any_size() -> None:
+    stream = io.BytesIO()
+    photograph(0).resize((300, 200)).save(stream, "JPEG")
+    with pytest.raises(ImageError, match="cut off"):
+        load_image(open_image(stream.getvalue()[:-2000]), 2)
+
+
+def turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    return exif

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import ray
 from PIL import Image
 
 from lodisc.views import TwoViews, ViewConfig
+from pipelines.decode import load_image
 from pipelines.ingest import DrawViews, ImageStore, SampleOrder, eval_images, sample_stream
 from pipelines.seeds import seed_of
 
@@ -87,7 +89,8 @@ def test_stream_equals_a_plain_loop(draw: DrawViews) -> None:
         assert sorted(samples) == list(range(step * BATCH, (step + 1) * BATCH))
         for sample, view in samples.items():
             number = int(draw.order.image_of(np.array([sample]))[0])
-            expected, _ = two_views(Image.open(io.BytesIO(encoded(number))), seed_of(3, sample))
+            image = Image.open(io.BytesIO(encoded(number)))
+            expected, _ = two_views(image.size, partial(load_image, image), seed_of(3, sample))
             assert np.array_equal(view, expected)
 
 

@@ -1,0 +1,220 @@
+"""Time the input pipeline beside a plain DataLoader: from JPEG files to normalised pairs of views, on the same cores.
+
+    python -m benchmarks.ingest --out benchmarks/results/ingest.json
+
+The DataLoader has a worker a core, reads an image folder, and applies torchvision's transforms of PIL images twice, as
+MoCo v3 and LoDisc do. Ours reads prepared Parquet and is consumed as a training worker consumes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import ray
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from benchmarks.report import markdown_table, write_results
+from benchmarks.timing import spread
+from cluster.connect import connect
+from lodisc.views import IMAGENET_MEAN, IMAGENET_STD, ViewConfig, normalise
+from pipelines.ingest import DrawViews, ImageStore, SampleOrder, sample_stream, training_batches
+from pipelines.prepare import PrepareConfig, prepare
+from pipelines.verify import usable_images
+
+Pair = tuple[Tensor, Tensor]
+SIZES = ((348, 348), (1632, 1224))
+IMAGE_SIZE = 224
+
+
+def main() -> None:
+    """Run the benchmark from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest", description=__doc__)
+    parser.add_argument("--images", type=Path, help="a folder of JPEGs in class folders, instead of made photographs")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batches", type=int, default=30, help="that are timed, after the first")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    cores = os.cpu_count() or 1
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, connect(num_cpus=cores):
+        for images in [arguments.images] if arguments.images else made_folders(Path(folder)):
+            rows += measure(images, Path(folder) / f"prepared-{images.name}", cores, arguments)
+            print(table(rows[-2:]), flush=True)
+    if arguments.out:
+        write_results(arguments.out, rows)
+
+
+def measure(images: Path, prepared: Path, cores: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Time both ways in turn and return a row each."""
+    prepare(PrepareConfig(source=str(images), destination=str(prepared)))
+    count, batch = arguments.batches + 1, arguments.batch
+    contenders: dict[str, Callable[[], Iterator[Pair]]] = {
+        "DataLoader": lambda: dataloader_batches(images, batch, count, cores),
+        "LoDisc": lambda: stream_batches(prepared, batch, count),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    firsts: dict[str, list[float]] = {name: [] for name in contenders}
+    peak = 0
+    for _ in range(arguments.rounds):
+        for name, start in contenders.items():
+            with ObjectStorePeak() as store:
+                first, seconds = drain(start)
+            rates[name].append(arguments.batches * batch / seconds)
+            firsts[name].append(first)
+            peak = max(peak, store.peak if name == "LoDisc" else 0)
+    plain = spread(rates["DataLoader"])["median"]
+    return [
+        {
+            "images": images.name,
+            "pixels": Image.open(next(images.rglob("*.jpg"))).size,
+            "contender": name,
+            "images_per_second": spread(rates[name]),
+            "speedup": spread(rates[name])["median"] / plain,
+            "first_batch_seconds": spread(firsts[name]),
+            "peak_object_store_mb": round(peak / 1e6) if name == "LoDisc" else None,
+        }
+        for name in contenders
+    ]
+
+
+def drain(start: Callable[[], Iterator[Pair]]) -> tuple[float, float]:
+    """Return the seconds to the first batch, and from there to the last."""
+    started = time.perf_counter()
+    batches = start()
+    next(batches)
+    first = time.perf_counter()
+    for _ in batches:
+        pass
+    return first - started, time.perf_counter() - first
+
+
+def stream_batches(prepared: Path, batch: int, count: int) -> Iterator[Pair]:
+    """Yield `count` normalised batches as a training worker gets them."""
+    store = ImageStore.from_dataset(usable_images(str(prepared)))
+    draw = DrawViews(store, SampleOrder(0, len(store), batch), ViewConfig(), IMAGE_SIZE)
+    stream = sample_stream(draw, 0, count, 1)
+    stream.context.execution_options.preserve_order = True
+    (shard,) = stream.streaming_split(1, equal=True)
+    for _, view1, view2 in training_batches(shard, batch, torch.device("cpu")):
+        yield normalise(view1), normalise(view2)
+
+
+def dataloader_batches(images: Path, batch: int, count: int, workers: int) -> Iterator[Pair]:
+    """Yield `count` normalised batches of torch's DataLoader."""
+    first, second = paper_views(ViewConfig(), IMAGE_SIZE)
+    dataset = ImageFolder(str(images), transform=lambda image: (first(image), second(image)))
+    chosen = torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=count * batch)
+    loader = DataLoader(dataset, batch, sampler=chosen, num_workers=workers, drop_last=True)
+    for (view1, view2), _ in islice(loader, count):
+        yield view1, view2
+
+
+def paper_views(config: ViewConfig, image_size: int) -> list[v2.Compose]:
+    """Return the two views as torchvision's transforms of PIL images to normalised float32."""
+
+    def blur(image: Image.Image) -> Image.Image:
+        return image.filter(ImageFilter.GaussianBlur(float(torch.empty(()).uniform_(*config.blur_sigma))))
+
+    def view(which: int) -> v2.Compose:
+        return v2.Compose(
+            [
+                v2.RandomResizedCrop(image_size, scale=config.crop_scale, interpolation=v2.InterpolationMode.BICUBIC),
+                v2.RandomApply([v2.ColorJitter(*config.jitter)], p=config.jitter_probability),
+                v2.RandomGrayscale(p=config.grey_probability),
+                v2.RandomApply([v2.Lambda(blur)], p=config.blur_probability[which]),
+                v2.RandomSolarize(threshold=128, p=config.solarise_probability if which == 1 else 0.0),
+                v2.RandomHorizontalFlip(p=config.flip_probability),
+                v2.PILToTensor(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+            ]
+        )
+
+    return [view(0), view(1)]
+
+
+def made_folders(folder: Path) -> Iterator[Path]:
+    """Yield a folder of made photographs for each size, 200 JPEGs in two class folders."""
+    for width, height in SIZES:
+        images = folder / f"{width}x{height}"
+        for number in range(200):
+            path = images / f"class{number % 2}" / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            made_photograph(number, width, height).save(path, "JPEG", quality=90)
+        yield images
+
+
+def made_photograph(seed: int, width: int, height: int) -> Image.Image:
+    """Return noise whose spectrum falls as a photograph's does (amplitude 1 / frequency), and so its JPEG's size."""
+    rng = np.random.default_rng(seed)
+    image = np.full((height, width, 3), 128, np.float32)
+    for octave in range(2, 9):
+        noise = rng.normal(0, 25 * 2.0 ** (2 - octave / 2 - 1), (2**octave, 2**octave, 3)).astype(np.float32)
+        image += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+    return Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
+
+
+class ObjectStorePeak:
+    """Watches how much Ray's object store on this machine holds, ten times a second."""
+
+    def __enter__(self) -> ObjectStorePeak:
+        self.peak = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.1):
+            self.peak = max(self.peak, used_object_store())
+
+
+def used_object_store() -> int:
+    """Return the bytes in use of the object stores of all nodes."""
+    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+    reply = get_memory_info_reply(get_state_from_address(ray.get_runtime_context().gcs_address))
+    return int(reply.store_stats.object_store_bytes_used)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as Markdown."""
+    header = ("photographs", "pipeline", "images/s (min-max)", "x DataLoader", "first batch, s", "object store, MB")
+    return markdown_table(
+        header,
+        [
+            (
+                "{} x {}".format(*row["pixels"]),
+                row["contender"],
+                "{median:.0f} ({min:.0f}-{max:.0f})".format(**row["images_per_second"]),
+                f"{row['speedup']:.2f}",
+                f"{row['first_batch_seconds']['median']:.1f}",
+                row["peak_object_store_mb"] or "",
+            )
+            for row in rows
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
