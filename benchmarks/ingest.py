@@ -111,7 +111,7 @@ def stream_batches(prepared: Path, batch: int, count: int) -> Iterator[Pair]:
     stream = sample_stream(draw, 0, count, 1)
     stream.context.execution_options.preserve_order = True
     (shard,) = stream.streaming_split(1, equal=True)
-    for _, view1, view2 in training_batches(shard, batch, torch.device("cpu")):
+    for _, view1, view2 in training_batches(shard, batch):
         yield normalise(view1), normalise(view2)
 
 

@@ -144,6 +144,7 @@ class PretrainConfig:
         evaluation: how the encoder is watched while it trains.
         tracking: where MLflow keeps the run.
         name: the run's name and folder; None makes one from the time.
+        profile: trace so many steps with torch's profiler, after one that warms it up; None traces none.
         seed: fixes initial weights, order of images, views and random pivots.
         storage: folder or URI that holds the runs; every node must reach it.
         resume: continue the run of this name from its last checkpoint.
@@ -159,6 +160,7 @@ class PretrainConfig:
     evaluation: InTrainingConfig = field(default_factory=InTrainingConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     name: str | None = None
+    profile: int | None = None
     seed: int = 0
     storage: str = "runs"
     resume: bool = False
@@ -168,6 +170,7 @@ class PretrainConfig:
             self.optim.batch_size % self.compute.workers == 0,
             f"optim.batch_size ({self.optim.batch_size}) must be a multiple of compute.workers {self.compute.workers}",
         )
+        _require(self.profile is None or self.profile >= 1, f"profile must be at least 1, got {self.profile}")
         _require(self.seed >= 0, f"seed must be >= 0, got {self.seed}")
         _require(
             self.name is None or ("/" not in self.name and self.name not in ("", ".", "..")),

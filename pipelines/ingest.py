@@ -130,10 +130,10 @@ def _largest_divisor(number: int, limit: int) -> int:
 
 
 def training_batches(
-    shard: ray.data.DataIterator, batch_size: int, device: torch.device
+    shard: ray.data.DataIterator, batch_size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Yield (sample (B,) int64, view1, view2 (B, 3, H, W) uint8 on `device`) of a worker's share, B = batch_size."""
-    for batch in shard.iter_torch_batches(batch_size=batch_size, device=device, prefetch_batches=2):
+    """Yield (sample (B,) int64, view1, view2 (B, 3, H, W) uint8, on the CPU) of a worker's share, B = batch_size."""
+    for batch in shard.iter_torch_batches(batch_size=batch_size, device="cpu", prefetch_batches=2):
         yield batch["sample"], batch["view1"], batch["view2"]
 
 

@@ -17,6 +17,7 @@ from pipelines import tracking
 from pipelines.checkpoint import load_encoder
 from pipelines.config import PretrainConfig, to_dict
 from pipelines.ingest import DrawViews, ImageStore, SampleOrder, eval_images, sample_stream
+from pipelines.profile import WARM_UP
 from pipelines.resources import plan_workers
 from pipelines.run_folder import FINISHED, RunFolder, named, open_run
 from pipelines.sources import fingerprint
@@ -61,6 +62,7 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
         raise ValueError(
             f"optim.batch_size ({order.batch_size}) exceeds the {order.images} usable images of {config.data.images}"
         )
+    _refuse_long_profile(config, order.steps_per_epoch * config.optim.epochs - folder.finished_steps())
     datasets = {
         "views": views_from_last_checkpoint(config, folder, images, order),
         "gallery": evaluation_images(config, images),
@@ -71,6 +73,14 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
     run = open_tracking(config, folder)
     job = TrainJob(config, order.steps_per_epoch, run, interactive=sys.stderr.isatty())
     return fit(job, folder, datasets, scaling)
+
+
+def _refuse_long_profile(config: PretrainConfig, steps: int) -> None:
+    if config.profile and config.profile + WARM_UP > steps:
+        raise ValueError(
+            f"profile: {config.profile} steps and {WARM_UP} before them to warm up are more than the {steps} that the "
+            "run still has"
+        )
 
 
 def views_from_last_checkpoint(

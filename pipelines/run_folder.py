@@ -18,7 +18,7 @@ from pipelines.tracking import flatten
 # Written at the very end of a run.
 FINISHED = "result.json"
 # A resumed run may move to other machines and be watched differently; anything else would make it another run.
-FREE_ON_RESUME = {"compute", "checkpoint", "evaluation", "tracking", "storage", "resume"}
+FREE_ON_RESUME = {"compute", "checkpoint", "evaluation", "tracking", "storage", "resume", "profile"}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from pipelines.ingest import training_batches
 from pipelines.precision import autocast, resolve_precision
 from pipelines.resources import use_worker_cpus
 from pipelines.seeds import seed_of
+from pipelines.stopwatch import Stopwatch
 from pipelines.tracking import RunHandle
 from pipelines.watch import Watcher
 
@@ -75,13 +76,17 @@ def train_worker(loop_config: dict[str, Any]) -> None:
         for view1, view2 in learner.batches():
             metrics = learner.train_step(view1, view2)
             if learner.step % job.config.evaluation.log_every_steps == 0:
-                means = synchronised(metrics)
-                if watcher:
-                    watcher.log(means)
+                with learner.stopwatch.phase("report"):
+                    means = synchronised(metrics)
+                    if watcher:
+                        watcher.log(means)
             if watcher and job.watches_at(learner.step):
                 watcher.look()
             if job.saves_at(learner.step):
-                report_checkpoint(learner)
+                with learner.stopwatch.phase("report"):
+                    report_checkpoint(learner)
+            if watcher:
+                watcher.end_step()
 
 
 class Learner:
@@ -100,6 +105,7 @@ class Learner:
         self.replica = ray.train.torch.prepare_model(self.model)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, weight_decay=config.optim.weight_decay, fused=True)
+        self.stopwatch = Stopwatch(device)
         self.step = 0
         self.flops_per_step: float | None = None
         saved = ray.train.get_checkpoint()
@@ -126,9 +132,17 @@ class Learner:
         """Yield this worker's share of every step that is still to do: two uint8 views (B, 3, H, W) on the device."""
         share = self.job.config.optim.batch_size // world_size()
         shard = ray.train.get_dataset_shard("views")
-        for sample, view1, view2 in training_batches(shard, share, self.device):
+        stream = training_batches(shard, share)
+        while True:
+            with self.stopwatch.phase("wait"):
+                batch = next(stream, None)
+            if batch is None:
+                break
+            sample, view1, view2 = batch
             first = self.step * self.job.config.optim.batch_size
             assert sample.min() >= first and sample.max() < first + share * world_size(), "the stream is out of step"
+            with self.stopwatch.phase("copy"):
+                view1, view2 = view1.to(self.device), view2.to(self.device)
             yield view1, view2
         assert self.step == self.job.total_steps, f"the stream ended at step {self.step} of {self.job.total_steps}"
 
@@ -148,21 +162,22 @@ class Learner:
         warmup = round(config.optim.warmup_epochs * self.job.steps_per_epoch)
         learning_rate = learning_rate_at(self.step, total, warmup, peak)
 
-        self.model.update_momentum(momentum)
         counter = FlopCounterMode(display=False) if self.flops_per_step is None else nullcontext()
         with counter:
-            with autocast(self.dtype, self.device):
+            with self.stopwatch.phase("forward"), autocast(self.dtype, self.device):
+                self.model.update_momentum(momentum)
                 loss, metrics = self.replica(normalise(view1), normalise(view2))
-            loss.backward()
+            with self.stopwatch.phase("backward"):
+                loss.backward()
         if isinstance(counter, FlopCounterMode):
             self.flops_per_step = float(counter.get_total_flops())
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.optim.clip_norm or float("inf"))
-        self._require_finite(loss, norm)
-
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        with self.stopwatch.phase("optimizer"):
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.optim.clip_norm or float("inf"))
+            self._require_finite(loss, norm)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         schedule = {"schedule/learning_rate": learning_rate, "schedule/momentum": momentum}
         return metrics | {"gradient/norm": norm} | {k: torch.tensor(v, device=self.device) for k, v in schedule.items()}

@@ -17,6 +17,7 @@ from pipelines.evaluate import score
 from pipelines.features import Features, all_or_none
 from pipelines.figures import neighbour_sheet, pivot_overlays
 from pipelines.precision import autocast
+from pipelines.profile import StepTrace
 from pipelines.progress import Progress
 from pipelines.throughput import Throughput, peak_flops
 from pipelines.tracking import Tracker
@@ -38,6 +39,8 @@ class Watcher:
         self.tracker = Tracker(job.run)
         self.progress = Progress(job.total_steps, job.steps_per_epoch, learner.step, job.interactive)
         self.throughput = Throughput(job.config.optim.batch_size, peak_flops(learner.device, learner.dtype))
+        done, profiled = learner.step, job.config.profile
+        self.trace = StepTrace(profiled, done, self.tracker, self.progress.say) if profiled else None
         self.gallery = ray.train.get_dataset_shard("gallery")
         self.held_out = ray.train.get_dataset_shard("held_out") if job.config.data.eval_images else None
 
@@ -47,15 +50,23 @@ class Watcher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.trace:
+            self.trace.close()
         self.progress.close()
         self.tracker.close()
 
     def log(self, metrics: dict[str, float]) -> None:
         """Add a point to the training curves."""
         step = self.learner.step
-        metrics = metrics | self.throughput.rates(step, self.learner.flops_per_step or 0.0)
+        steps = step - self.throughput.step
+        metrics |= {f"time/{phase}": spent / steps for phase, spent in self.learner.stopwatch.seconds().items()}
+        metrics |= self.throughput.rates(step, self.learner.flops_per_step or 0.0)
         self.tracker.log_metrics(metrics | {"epoch": step / self.job.steps_per_epoch}, step)
         self.progress.show(step, metrics)
+
+    def end_step(self) -> None:
+        if self.trace:
+            self.trace.step()
 
     def look(self) -> None:
         """Score the encoder as it is and draw where its pivots are."""

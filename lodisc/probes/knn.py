@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lodisc.probes.inputs import require_features, require_labels
-from lodisc.probes.ranking import MAX_PAIRS, rankings
+from lodisc.probes.ranking import MAX_PAIRS, places_of, ranking_keys, similarities_of
 
 
 def knn_accuracy(
@@ -47,10 +47,11 @@ def knn_accuracy(
 
     classes, gallery_classes = gallery_labels.unique(return_inverse=True)
     predictions = []
-    for similarities, rows in rankings(queries, gallery, max_pairs):
-        weights = (similarities[:, :k].double() / temperature).exp()
-        votes = weights.new_zeros(len(rows), len(classes))
-        votes.scatter_add_(1, gallery_classes[rows[:, :k]], weights)
+    for keys in ranking_keys(queries, gallery, max_pairs):
+        nearest = keys.topk(min(k, len(gallery)), dim=1, largest=False).values
+        weights = (similarities_of(nearest) / temperature).exp()
+        votes = weights.new_zeros(len(keys), len(classes))
+        votes.scatter_add_(1, gallery_classes[places_of(nearest)], weights)
         # Rounding hides the order in which equal votes were summed.
         predictions.append(classes[votes.float().argmax(dim=1)])
     return 100 * float((torch.cat(predictions) == query_labels).double().mean())

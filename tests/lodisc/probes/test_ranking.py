@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lodisc.probes.ranking import rankings
+from lodisc.probes.ranking import places_of, ranking_keys, similarities_of, sorted_keys
 
 
 @pytest.mark.parametrize("max_pairs", [1, 7, 40, 10_000])
@@ -15,20 +15,29 @@ def test_order_is_by_cosine_then_by_place_in_the_gallery(max_pairs: int) -> None
     gallery[5] = 4 * gallery[2]
     queries = torch.randn(7, 6, generator=generator)
 
-    ranked = list(rankings(queries, gallery, max_pairs))
-    rows = torch.cat([rows for _, rows in ranked])
-    similarities = torch.cat([values for values, _ in ranked])
+    chunks = list(ranking_keys(queries, gallery, max_pairs))
+    assert all(len(chunk) == max(1, max_pairs // 12) for chunk in chunks[:-1])
+    keys = sorted_keys(torch.cat(chunks))
 
-    for query, row, values in zip(queries.numpy(), rows.tolist(), similarities.tolist(), strict=True):
+    for query, row, values in zip(queries.numpy(), places_of(keys), similarities_of(keys), strict=True):
         cosine = [float(query @ g / np.linalg.norm(query) / np.linalg.norm(g)) for g in gallery.numpy()]
         expected = sorted(range(12), key=lambda i: (-round(cosine[i], 5), i))
-        assert row == expected
-        np.testing.assert_allclose(values, [cosine[i] for i in expected], atol=1e-6)
+        assert row.tolist() == expected
+        np.testing.assert_allclose(values.numpy(), [cosine[i] for i in expected], atol=1e-6)
+
+
+def test_extremes_of_similarity_keep_their_place() -> None:
+    gallery = torch.tensor([[-1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, -1.0]])
+    keys = next(ranking_keys(gallery[2:3], gallery))
+    assert places_of(keys).tolist() == [[0, 1, 2, 3]]
+    assert similarities_of(keys).tolist() == [[-1, 0, 1, 0]]
+    assert places_of(sorted_keys(keys)).tolist() == [[2, 1, 3, 0]]
 
 
 def test_equal_rows_stay_equal_at_any_width() -> None:
     """Matrix kernels treat the last columns apart: equal gallery rows could come out different."""
     gallery = torch.randn(1, 301).repeat(77, 1)
-    for similarities, rows in rankings(torch.randn(33, 301), gallery):
+    for keys in ranking_keys(torch.randn(33, 301), gallery):
+        similarities = similarities_of(keys)
         assert (similarities == similarities[:, :1]).all()
-        assert (rows == torch.arange(77)).all()
+        assert (places_of(sorted_keys(keys)) == torch.arange(77)).all()

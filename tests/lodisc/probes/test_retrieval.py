@@ -39,6 +39,15 @@ def test_equals_one_query_at_a_time(images: int, classes: int, max_pairs: int) -
     assert scores == pytest.approx(slow_retrieval(features, labels))
 
 
+@pytest.mark.parametrize("max_pairs", [1, 500, 2**22])
+def test_classes_of_very_different_sizes(max_pairs: int) -> None:
+    """One class of 40 images beside small ones and images alone, in no order."""
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.tensor([3] * 40 + [9, 9, 1, 1, 1, 5, 7])[torch.randperm(47, generator=generator)]
+    features = torch.randn(47, 4, generator=generator)
+    assert retrieval_scores(features, labels, max_pairs) == pytest.approx(slow_retrieval(features, labels))
+
+
 def test_average_precision_is_sklearns() -> None:
     generator = torch.Generator().manual_seed(3)
     labels = torch.randint(5, (60,), generator=generator)
