@@ -9,11 +9,13 @@ MoCo v3 and LoDisc do. Ours reads prepared Parquet and is consumed as a training
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,8 @@ from pipelines.prepare import PrepareConfig, prepare
 from pipelines.verify import usable_images
 
 Pair = tuple[Tensor, Tensor]
+# Seconds to the first batch and from there to the last, and the most bytes that Ray's object store held.
+Times = tuple[float, float, int]
 SIZES = ((348, 348), (1632, 1224))
 IMAGE_SIZE = 224
 
@@ -64,20 +68,16 @@ def measure(images: Path, prepared: Path, cores: int, arguments: argparse.Namesp
     """Time both ways in turn and return a row each."""
     prepare(PrepareConfig(source=str(images), destination=str(prepared)))
     count, batch = arguments.batches + 1, arguments.batch
-    contenders: dict[str, Callable[[], Iterator[Pair]]] = {
-        "DataLoader": lambda: dataloader_batches(images, batch, count, cores),
-        "LoDisc": lambda: stream_batches(prepared, batch, count),
+    contenders: dict[str, Callable[[], Times]] = {
+        "DataLoader": lambda: in_new_process(time_dataloader, images, batch, count, cores),
+        "LoDisc": lambda: time_stream(prepared, batch, count),
     }
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
-    firsts: dict[str, list[float]] = {name: [] for name in contenders}
-    peak = 0
+    times: dict[str, list[Times]] = {name: [] for name in contenders}
     for _ in range(arguments.rounds):
-        for name, start in contenders.items():
-            with ObjectStorePeak() as store:
-                first, seconds = drain(start)
-            rates[name].append(arguments.batches * batch / seconds)
-            firsts[name].append(first)
-            peak = max(peak, store.peak if name == "LoDisc" else 0)
+        for name, run in contenders.items():
+            times[name].append(run())
+    timed = arguments.batches * batch
+    rates = {name: [timed / rest for _, rest, _ in values] for name, values in times.items()}
     plain = spread(rates["DataLoader"])["median"]
     return [
         {
@@ -86,11 +86,27 @@ def measure(images: Path, prepared: Path, cores: int, arguments: argparse.Namesp
             "contender": name,
             "images_per_second": spread(rates[name]),
             "speedup": spread(rates[name])["median"] / plain,
-            "first_batch_seconds": spread(firsts[name]),
-            "peak_object_store_mb": round(peak / 1e6) if name == "LoDisc" else None,
+            "first_batch_seconds": spread([first for first, _, _ in times[name]]),
+            "peak_object_store_mb": max(peak for _, _, peak in times[name]) / 1e6,
         }
         for name in contenders
     ]
+
+
+def in_new_process(function: Callable[..., Times], *arguments: Any) -> Times:
+    """Call a function where no Ray is: DataLoader forks, which a process with Ray's threads may not survive."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
+
+
+def time_dataloader(images: Path, batch: int, count: int, workers: int) -> Times:
+    return (*drain(lambda: dataloader_batches(images, batch, count, workers)), 0)
+
+
+def time_stream(prepared: Path, batch: int, count: int) -> Times:
+    with ObjectStorePeak() as store:
+        first, rest = drain(lambda: stream_batches(prepared, batch, count))
+    return first, rest, store.peak
 
 
 def drain(start: Callable[[], Iterator[Pair]]) -> tuple[float, float]:
@@ -120,7 +136,7 @@ def dataloader_batches(images: Path, batch: int, count: int, workers: int) -> It
     first, second = paper_views(ViewConfig(), IMAGE_SIZE)
     dataset = ImageFolder(str(images), transform=lambda image: (first(image), second(image)))
     chosen = torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=count * batch)
-    loader = DataLoader(dataset, batch, sampler=chosen, num_workers=workers, drop_last=True)
+    loader = DataLoader(dataset, batch, sampler=chosen, num_workers=workers, multiprocessing_context="fork")
     for (view1, view2), _ in islice(loader, count):
         yield view1, view2
 
@@ -209,7 +225,7 @@ def table(rows: list[dict[str, Any]]) -> str:
                 "{median:.0f} ({min:.0f}-{max:.0f})".format(**row["images_per_second"]),
                 f"{row['speedup']:.2f}",
                 f"{row['first_batch_seconds']['median']:.1f}",
-                row["peak_object_store_mb"] or "",
+                f"{row['peak_object_store_mb']:.0f}",
             )
             for row in rows
         ],

@@ -21,8 +21,8 @@ PLACES = 2**32
 def ranking_keys(queries: Tensor, gallery: Tensor, max_pairs: int = MAX_PAIRS) -> Iterator[Tensor]:
     """Yield, for consecutive chunks of q queries, the keys (q, G) int64 of all gallery rows, in the gallery's order.
 
-    Products are summed in float64 and rounded to 30 binary places, so that equal rows stay equal however the work is cut
-    into chunks.
+    Products are summed in float64 and rounded to 30 binary places, so that equal rows stay equal however the work is
+    cut into chunks.
 
     Args:
         queries: (Q, D) floating point.
