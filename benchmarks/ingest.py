@@ -12,7 +12,6 @@ import argparse
 import multiprocessing
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -20,9 +19,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-import ray
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
@@ -30,8 +26,10 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from benchmarks.photographs import make_photographs
 from benchmarks.report import markdown_table, write_results
 from benchmarks.timing import spread
+from benchmarks.traffic import Traffic
 from cluster.connect import connect
 from lodisc.views import IMAGENET_MEAN, IMAGENET_STD, ViewConfig, normalise
 from pipelines.ingest import DrawViews, ImageStore, SampleOrder, sample_stream, training_batches
@@ -104,12 +102,12 @@ def time_dataloader(images: Path, batch: int, count: int, workers: int) -> Times
 
 
 def time_stream(prepared: Path, batch: int, count: int) -> Times:
-    with ObjectStorePeak() as store:
-        first, rest = drain(lambda: stream_batches(prepared, batch, count))
-    return first, rest, store.peak
+    with Traffic() as traffic:
+        first, rest = drain(lambda: stream_batches(prepared, batch, count, ViewConfig(), IMAGE_SIZE))
+    return first, rest, traffic.peak
 
 
-def drain(start: Callable[[], Iterator[Pair]]) -> tuple[float, float]:
+def drain(start: Callable[[], Iterator[object]]) -> tuple[float, float]:
     """Return the seconds to the first batch, and from there to the last."""
     started = time.perf_counter()
     batches = start()
@@ -120,10 +118,10 @@ def drain(start: Callable[[], Iterator[Pair]]) -> tuple[float, float]:
     return first - started, time.perf_counter() - first
 
 
-def stream_batches(prepared: Path, batch: int, count: int) -> Iterator[Pair]:
+def stream_batches(prepared: Path, batch: int, count: int, views: ViewConfig, image_size: int) -> Iterator[Pair]:
     """Yield `count` normalised batches as a training worker gets them."""
     store = ImageStore.from_dataset(usable_images(str(prepared)))
-    draw = DrawViews(store, SampleOrder(0, len(store), batch), ViewConfig(), IMAGE_SIZE)
+    draw = DrawViews(store, SampleOrder(0, len(store), batch), views, image_size)
     stream = sample_stream(draw, 0, count, 1)
     stream.context.execution_options.preserve_order = True
     (shard,) = stream.streaming_split(1, equal=True)
@@ -166,51 +164,9 @@ def paper_views(config: ViewConfig, image_size: int) -> list[v2.Compose]:
 
 
 def made_folders(folder: Path) -> Iterator[Path]:
-    """Yield a folder of made photographs for each size, 200 JPEGs in two class folders."""
+    """Yield a folder of made photographs for each size."""
     for width, height in SIZES:
-        images = folder / f"{width}x{height}"
-        for number in range(200):
-            path = images / f"class{number % 2}" / f"{number}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            made_photograph(number, width, height).save(path, "JPEG", quality=90)
-        yield images
-
-
-def made_photograph(seed: int, width: int, height: int) -> Image.Image:
-    """Return noise whose spectrum falls as a photograph's does (amplitude 1 / frequency), and so its JPEG's size."""
-    rng = np.random.default_rng(seed)
-    image = np.full((height, width, 3), 128, np.float32)
-    for octave in range(2, 9):
-        noise = rng.normal(0, 25 * 2.0 ** (2 - octave / 2 - 1), (2**octave, 2**octave, 3)).astype(np.float32)
-        image += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
-    return Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
-
-
-class ObjectStorePeak:
-    """Watches how much Ray's object store on this machine holds, ten times a second."""
-
-    def __enter__(self) -> ObjectStorePeak:
-        self.peak = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.1):
-            self.peak = max(self.peak, used_object_store())
-
-
-def used_object_store() -> int:
-    """Return the bytes in use of the object stores of all nodes."""
-    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
-
-    reply = get_memory_info_reply(get_state_from_address(ray.get_runtime_context().gcs_address))
-    return int(reply.store_stats.object_store_bytes_used)
+        yield make_photographs(folder / f"{width}x{height}", 200, width, height)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
