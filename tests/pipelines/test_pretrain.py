@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import threading
 import time
@@ -28,6 +30,7 @@ from pipelines.config import (
     to_dict,
 )
 from pipelines.pretrain import PretrainResult, pretrain
+from pipelines.stopwatch import PHASES
 from pipelines.train_loop import NonFiniteLossError
 from tests.pipelines.bad_images import make_bad_folder
 
@@ -100,12 +103,37 @@ def test_two_workers_compute_what_one_computes(whole: PretrainResult, config: Pr
     Only the order of sums differs, which AdamW amplifies where a gradient is nearly zero; tests/lodisc shows in float64
     that nothing else does.
     """
-    two = pretrain(replace(config, name="two-workers", compute=ComputeConfig(workers=2)))
+    two = pretrain(replace(config, name="two-workers", compute=ComputeConfig(workers=2), profile=2))
     one_curve, two_curve = losses(whole), losses(two)
     assert max(abs(one_curve[step] - two_curve[step]) for step in range(1, 6)) < 1e-4
     one, other = weights_at(whole, 5), weights_at(two, 5)
     for name, value in one.items():
         torch.testing.assert_close(other[name], value, rtol=0, atol=2e-4, msg=name)
+    assert_profile(two, "steps-00000002-00000003")
+
+
+def assert_profile(result: PretrainResult, name: str) -> None:
+    client = MlflowClient(result.tracking_uri)
+    kept = {item.path for item in client.list_artifacts(result.run_id, "profile")}
+    assert kept == {f"profile/{name}.json.gz", f"profile/{name}.txt"}
+    with gzip.open(client.download_artifacts(result.run_id, f"profile/{name}.json.gz")) as stream:
+        events = [event.get("name") for event in json.load(stream)["traceEvents"]]
+    assert events.count("forward") == events.count("optimizer") == 2
+    assert "aten::addmm" in Path(client.download_artifacts(result.run_id, f"profile/{name}.txt")).read_text()
+
+
+def test_the_time_of_a_step_is_accounted_for(whole: PretrainResult, config: PretrainConfig) -> None:
+    client = MlflowClient(whole.tracking_uri)
+
+    def curve(name: str) -> dict[int, float]:
+        return {point.step: point.value for point in client.get_metric_history(whole.run_id, name)}
+
+    phases = {phase: curve(f"time/{phase}") for phase in PHASES}
+    for step, rate in curve("throughput/images_per_second").items():
+        parts = {phase: times[step] for phase, times in phases.items()}
+        assert 0.7 < sum(parts.values()) * rate / config.optim.batch_size < 1.05, (step, parts)
+        assert min(parts[phase] for phase in ("forward", "backward", "optimizer")) > 0
+    assert all(phases["report"][step] > 0 for step in range(2, STEPS + 1)), "every step saves a checkpoint"
 
 
 def test_resume_equals_uninterrupted(whole: PretrainResult, config: PretrainConfig) -> None:
@@ -174,6 +202,8 @@ def test_bad_requests_are_refused_before_any_training(config: PretrainConfig, wh
         pretrain(replace(config, name="large", optim=replace(config.optim, batch_size=64)))
     with pytest.raises(ValueError, match="compute"):
         pretrain(replace(config, name="wide", compute=ComputeConfig(workers=8, cpus_per_worker=1)))
+    with pytest.raises(ValueError, match="profile: 9 steps and 1 before them to warm up are more than the 9"):
+        pretrain(replace(config, name="traced", profile=STEPS))
     assert not (Path(config.storage) / "large").exists()
 
 
