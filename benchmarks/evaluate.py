@@ -136,7 +136,8 @@ def precisions(similarity: Similarity, labels: np.ndarray, queries: np.ndarray) 
         order = np.argsort(-similarity(query), kind="stable")
         found = labels[order[order != query]] == labels[query]
         places = np.flatnonzero(found) + 1
-        yield float(np.mean([number / place for number, place in enumerate(places, start=1)]))
+        if len(places) > 0:
+            yield float(np.mean([number / place for number, place in enumerate(places, start=1)]))
 
 
 def measure_memory(images: int) -> dict[str, Any]:

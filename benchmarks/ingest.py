@@ -76,11 +76,13 @@ def measure(images: Path, prepared: Path, cores: int, arguments: argparse.Namesp
             times[name].append(run())
     timed = arguments.batches * batch
     rates = {name: [timed / rest for _, rest, _ in values] for name, values in times.items()}
+    with Image.open(next(images.rglob("*.jpg"))) as photograph:
+        size = photograph.size
     plain = spread(rates["DataLoader"])["median"]
     return [
         {
             "images": images.name,
-            "pixels": Image.open(next(images.rglob("*.jpg"))).size,
+            "pixels": size,
             "contender": name,
             "images_per_second": spread(rates[name]),
             "speedup": spread(rates[name])["median"] / plain,
@@ -134,7 +136,8 @@ def dataloader_batches(images: Path, batch: int, count: int, workers: int) -> It
     first, second = paper_views(ViewConfig(), IMAGE_SIZE)
     dataset = ImageFolder(str(images), transform=lambda image: (first(image), second(image)))
     chosen = torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=count * batch)
-    loader = DataLoader(dataset, batch, sampler=chosen, num_workers=workers, multiprocessing_context="fork")
+    context = "fork" if workers else None
+    loader = DataLoader(dataset, batch, sampler=chosen, num_workers=workers, multiprocessing_context=context)
     for (view1, view2), _ in islice(loader, count):
         yield view1, view2
 

@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 
 import cv2
 import numpy as np
+import psutil
 import pyarrow as pa
 import ray
 import torch
@@ -22,6 +23,8 @@ from pipelines.decode import decode_image, load_image, open_image, upright_size
 from pipelines.seeds import seed_of
 
 MAX_CHUNK = 32
+# A worker that trains on this machine's CPUs goes first (`pipelines/resources.py`).
+LOW_PRIORITY = 10
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ class DrawViews:
         images = self.store.read(self.order.image_of(samples))
         # One task has one core: OpenCV would start a thread for every core of the machine.
         cv2.setNumThreads(0)
+        psutil.Process().nice(LOW_PRIORITY)
         seeds = [seed_of(self.order.seed, int(sample)) for sample in samples]
         pairs = [self._draw(data, seed) for data, seed in zip(images, seeds, strict=True)]
         view1, view2 = (np.stack(views) for views in zip(*pairs, strict=True))

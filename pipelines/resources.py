@@ -41,11 +41,16 @@ def _share(cpus: float, workers: int, use_gpu: bool) -> float:
     return float(int(each)) if each >= 1 else round(each, 3) if each > 0.01 else 0.0
 
 
-def use_worker_cpus() -> None:
-    """Let torch use the CPUs that Ray reserved for this worker, and no more.
+def use_worker_cpus(compute: ComputeConfig, device: torch.device) -> None:
+    """Let torch use this worker's share of its node: beside a GPU what Ray reserved, else an equal share of all CPUs.
 
-    A thread for every core looks faster, but torch's threads wait for each other: where the data pipeline takes one of
-    their cores, all of them stand still.
+    What Ray reserves for data work is not left to it alone: views take a small part of the time that a CPU takes to
+    train on them. They are drawn at low priority (`pipelines/ingest.py`), so training has every core while it has a
+    batch, and the views have them while it waits for one.
     """
-    reserved = ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)
-    torch.set_num_threads(max(1, int(reserved)))
+    cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)
+    if device.type == "cpu" and compute.cpus_per_worker is None:
+        here = ray.get_runtime_context().get_node_id()
+        node = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
+        cpus = node.get("CPU", 1.0) / ray.train.get_context().get_local_world_size()
+    torch.set_num_threads(max(1, int(cpus)))

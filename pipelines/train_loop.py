@@ -68,8 +68,9 @@ class TrainJob:
 def train_worker(loop_config: dict[str, Any]) -> None:
     """Train from the last registered checkpoint, or from the initial weights, to the last step."""
     job: TrainJob = loop_config["job"]
-    use_worker_cpus()
-    learner = Learner(job, ray.train.torch.get_device())
+    device = ray.train.torch.get_device()
+    use_worker_cpus(job.config.compute, device)
+    learner = Learner(job, device)
     with Watcher(job, learner) if rank() == 0 else nullcontext() as watcher:
         if watcher and learner.step == 0:
             watcher.look()
