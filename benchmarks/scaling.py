@@ -12,10 +12,12 @@ import argparse
 import os
 import statistics
 import tempfile
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from benchmarks.end_to_end import config_of, curve
@@ -27,6 +29,7 @@ from cluster.connect import connect
 from lodisc.batch_norm import GlobalBatchNorm1d
 from lodisc.model import LoDisc
 from pipelines.config import ComputeConfig, PretrainConfig
+from pipelines.ingest import SampleOrder, sample_stream
 from pipelines.prepare import PrepareConfig, prepare
 from pipelines.pretrain import pretrain
 from pipelines.stopwatch import PHASES
@@ -34,6 +37,7 @@ from pipelines.stopwatch import PHASES
 WORKLOAD = "ViT-S/16, 224 px"
 IMAGES = 160
 FLOAT = 4
+BLOCK = 32
 
 
 def main() -> None:
@@ -50,9 +54,12 @@ def main() -> None:
             for number in range(arguments.rounds)
             for workers in (1, 2)
         ]
+        blocks = [blocks_per_second() for _ in range(arguments.rounds + 1)][1:]
     rows = [summary([run for run in runs if run["workers"] == workers]) for workers in (1, 2)]
-    write_results(arguments.out, rows)
+    stream = {"blocks_per_second": spread(blocks), "rows_per_block": BLOCK}
+    write_results(arguments.out, [*rows, stream])
     print(table(rows))
+    print("blocks of a stream that draws nothing: {median:.0f} a second ({min:.0f}-{max:.0f})".format(**spread(blocks)))
 
 
 def config_for(folder: Path, workers: int, number: int) -> PretrainConfig:
@@ -76,6 +83,28 @@ def measure(config: PretrainConfig, workers: int) -> dict[str, Any]:
         "peak_object_store": traffic.peak,
         **{phase: statistics.fmean(curve(result, f"time/{phase}")[1][1:]) for phase in PHASES},
     }
+
+
+def blocks_per_second(count: int = 1000) -> float:
+    """Return how many blocks of samples Ray Data hands to one worker where drawing them costs nothing."""
+    draw: Any = NothingToDraw(SampleOrder(0, count * BLOCK, BLOCK))
+    (shard,) = sample_stream(draw, 0, count, 1).streaming_split(1, equal=True)
+    batches = iter(shard.iter_batches(batch_size=BLOCK))
+    for _ in range(20):
+        next(batches)
+    started = time.perf_counter()
+    rest = sum(1 for _ in batches)
+    return rest / (time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class NothingToDraw:
+    """Stands in for `DrawViews`."""
+
+    order: SampleOrder
+
+    def __call__(self, samples: np.ndarray) -> dict[str, np.ndarray]:
+        return {"sample": samples}
 
 
 def bytes_needed(config: PretrainConfig, workers: int) -> dict[str, float]:
