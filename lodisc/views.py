@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms import v2
 
 from lodisc import pixels as px
 
@@ -154,6 +153,9 @@ def eval_view(image: Image.Image, image_size: int) -> np.ndarray:
 
     The short side is resized to 256/224 of `image_size` before the crop, the ImageNet convention.
     """
+    # A second, which the processes that draw training views need not wait for.
+    from torchvision.transforms import v2
+
     crop = v2.Compose(
         [
             v2.Resize(round(image_size * 256 / 224), interpolation=v2.InterpolationMode.BICUBIC),

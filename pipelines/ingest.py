@@ -7,6 +7,7 @@ and the global batch of a step holds the same views however many workers share i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -23,6 +24,8 @@ from pipelines.decode import decode_image, load_image, open_image, upright_size
 from pipelines.seeds import seed_of
 
 MAX_CHUNK = 32
+# About a second of work: Ray Data looks every 0.1 s which tasks have ended, and short ones leave CPUs idle until then.
+SAMPLES_PER_TASK = 512
 # A worker that trains on this machine's CPUs goes first (`pipelines/resources.py`).
 LOW_PRIORITY = 10
 
@@ -42,12 +45,10 @@ class ImageStore:
     @classmethod
     def from_dataset(cls, dataset: ray.data.Dataset) -> ImageStore:
         """Hold a materialised dataset's rows, in its order."""
-        dataset.context.execution_options.preserve_order = True
-        counts = dataset.map_batches(_count_rows, batch_format="pyarrow", batch_size=None)
-        sizes = [row["rows"] for row in counts.take_all()]
-        blocks = dataset.to_arrow_refs()
-        assert len(sizes) == len(blocks), "one count a block"
-        return cls(blocks, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
+        bundles = list(dataset.iter_internal_ref_bundles())
+        refs = [ref for bundle in bundles for ref in bundle.block_refs]
+        sizes = [about.num_rows for bundle in bundles for about in bundle.metadata]
+        return cls(refs, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -59,10 +60,6 @@ class ImageStore:
         tables = dict(zip(needed, ray.get([self.blocks[i] for i in needed]), strict=True))
         for index, owner in zip(indices, owners, strict=True):
             yield tables[owner]["bytes"][int(index - self.starts[owner])].as_py()
-
-
-def _count_rows(block: pa.Table) -> pa.Table:
-    return pa.table({"rows": [block.num_rows]})
 
 
 @dataclass(frozen=True)
@@ -105,6 +102,7 @@ class DrawViews:
     def __init__(self, store: ImageStore, order: SampleOrder, views: ViewConfig, image_size: int) -> None:
         self.store, self.order = store, order
         self.two_views = TwoViews(views, image_size)
+        self.bytes_per_sample = 2 * 3 * image_size**2
 
     def __call__(self, samples: np.ndarray) -> dict[str, np.ndarray]:
         """Map sample numbers (n,) to uint8 `view1` and `view2` (n, 3, H, W)."""
@@ -125,14 +123,16 @@ class DrawViews:
 def sample_stream(draw: DrawViews, start_step: int, total_steps: int, workers: int) -> ray.data.Dataset:
     """Return the samples of steps start_step to total_steps as a lazy dataset, for `streaming_split` over `workers`.
 
-    Every block holds the same number of rows, a divisor of a worker's share of the batch. Ray deals ordered blocks of
-    equal size to the workers in turn, so each step's blocks are together that step's global batch.
+    Every block is a chunk of samples, a divisor of a worker's share of the batch. Ray deals ordered blocks of equal
+    size to the workers in turn, so each step's blocks are together that step's global batch.
     """
     batch_size = draw.order.batch_size
     chunk = _largest_divisor(batch_size // workers, MAX_CHUNK)
     first, count = start_step * batch_size, (total_steps - start_step) * batch_size
-    numbers = ray.data.range(count, override_num_blocks=count // chunk)
-    return numbers.map_batches(lambda batch: draw(batch["id"] + first), batch_size=None)
+    chunks = ray.data.range(count // chunk, override_num_blocks=math.ceil(count / SAMPLES_PER_TASK))
+    # A task hands each chunk on as soon as it is drawn: what it returns at a time is a block if it is no smaller.
+    chunks.context.target_max_block_size = chunk * draw.bytes_per_sample
+    return chunks.map_batches(lambda batch: draw(first + int(batch["id"][0]) * chunk + np.arange(chunk)), batch_size=1)
 
 
 def _largest_divisor(number: int, limit: int) -> int:
