@@ -37,7 +37,7 @@ from pipelines.prepare import PrepareConfig, prepare
 from pipelines.verify import usable_images
 
 Pair = tuple[Tensor, Tensor]
-# Seconds to the first batch and from there to the last, and the most bytes that Ray's object store held.
+# Seconds to the first batch, seconds a batch, and the most bytes that Ray's object store held.
 Times = tuple[float, float, int]
 SIZES = ((348, 348), (1632, 1224))
 IMAGE_SIZE = 224
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest", description=__doc__)
     parser.add_argument("--images", type=Path, help="a folder of JPEGs in class folders, instead of made photographs")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--batches", type=int, default=30, help="that are timed, after the first")
+    parser.add_argument("--batches", type=int, default=100, help="of which the last half is timed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -65,7 +65,7 @@ def main() -> None:
 def measure(images: Path, prepared: Path, cores: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Time both ways in turn and return a row each."""
     prepare(PrepareConfig(source=str(images), destination=str(prepared)))
-    count, batch = arguments.batches + 1, arguments.batch
+    count, batch = arguments.batches, arguments.batch
     contenders: dict[str, Callable[[], Times]] = {
         "DataLoader": lambda: in_new_process(time_dataloader, images, batch, count, cores),
         "LoDisc": lambda: time_stream(prepared, batch, count),
@@ -74,8 +74,7 @@ def measure(images: Path, prepared: Path, cores: int, arguments: argparse.Namesp
     for _ in range(arguments.rounds):
         for name, run in contenders.items():
             times[name].append(run())
-    timed = arguments.batches * batch
-    rates = {name: [timed / rest for _, rest, _ in values] for name, values in times.items()}
+    rates = {name: [batch / each for _, each, _ in values] for name, values in times.items()}
     with Image.open(next(images.rglob("*.jpg"))) as photograph:
         size = photograph.size
     plain = spread(rates["DataLoader"])["median"]
@@ -100,24 +99,25 @@ def in_new_process(function: Callable[..., Times], *arguments: Any) -> Times:
 
 
 def time_dataloader(images: Path, batch: int, count: int, workers: int) -> Times:
-    return (*drain(lambda: dataloader_batches(images, batch, count, workers)), 0)
+    return (*drain(lambda: dataloader_batches(images, batch, count, workers), count), 0)
 
 
 def time_stream(prepared: Path, batch: int, count: int) -> Times:
     with Traffic() as traffic:
-        first, rest = drain(lambda: stream_batches(prepared, batch, count, ViewConfig(), IMAGE_SIZE))
-    return first, rest, traffic.peak
+        first, each = drain(lambda: stream_batches(prepared, batch, count, ViewConfig(), IMAGE_SIZE), count)
+    return first, each, traffic.peak
 
 
-def drain(start: Callable[[], Iterator[object]]) -> tuple[float, float]:
-    """Return the seconds to the first batch, and from there to the last."""
+def drain(start: Callable[[], Iterator[object]], count: int) -> tuple[float, float]:
+    """Return the seconds to the first of `count` batches, and those of a batch in the last half of them.
+
+    In the first half processes still start, and both pipelines fill what they hold ahead.
+    """
     started = time.perf_counter()
-    batches = start()
-    next(batches)
-    first = time.perf_counter()
-    for _ in batches:
-        pass
-    return first - started, time.perf_counter() - first
+    seen = [time.perf_counter() for _ in start()]
+    assert len(seen) == count
+    half = count // 2
+    return seen[0] - started, (seen[-1] - seen[half - 1]) / (count - half)
 
 
 def stream_batches(prepared: Path, batch: int, count: int, views: ViewConfig, image_size: int) -> Iterator[Pair]:
