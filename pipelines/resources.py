@@ -42,15 +42,20 @@ def _share(cpus: float, workers: int, use_gpu: bool) -> float:
 
 
 def use_worker_cpus(compute: ComputeConfig, device: torch.device) -> None:
-    """Let torch use this worker's share of its node: beside a GPU what Ray reserved, else an equal share of all CPUs.
+    """Give torch in this training worker as many threads as `threads_of` says."""
+    context = ray.get_runtime_context()
+    reserved = context.get_assigned_resources().get("CPU", 1.0)
+    node = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+    workers = ray.train.get_context().get_local_world_size()
+    torch.set_num_threads(threads_of(compute, device.type, reserved, node.get("CPU", 1.0) / workers))
 
-    What Ray reserves for data work is not left to it alone: views take a small part of the time that a CPU takes to
-    train on them. They are drawn at low priority (`pipelines/ingest.py`), so training has every core while it has a
-    batch, and the views have them while it waits for one.
+
+def threads_of(compute: ComputeConfig, device_type: str, reserved: float, share: float) -> int:
+    """Return the threads of a training worker for which Ray reserved CPUs, on a node that has `share` CPUs a worker.
+
+    Without a GPU, and unless the user said how many, it has its whole share, although some of that is reserved for data
+    work: to draw views takes little of the time that a CPU takes to train on them. They are drawn at low priority
+    (`pipelines/ingest.py`), so training has every core while it has a batch, and they have them while it waits for one.
     """
-    cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)
-    if device.type == "cpu" and compute.cpus_per_worker is None:
-        here = ray.get_runtime_context().get_node_id()
-        node = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
-        cpus = node.get("CPU", 1.0) / ray.train.get_context().get_local_world_size()
-    torch.set_num_threads(max(1, int(cpus)))
+    whole_share = device_type == "cpu" and compute.cpus_per_worker is None
+    return max(1, int(share if whole_share else reserved))

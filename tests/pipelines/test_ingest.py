@@ -7,14 +7,16 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 import ray
 from PIL import Image
 
 from lodisc.views import TwoViews, ViewConfig
+from pipelines import ingest
 from pipelines.decode import load_image
-from pipelines.ingest import DrawViews, ImageStore, SampleOrder, eval_images, sample_stream
+from pipelines.ingest import LOW_PRIORITY, DrawViews, ImageStore, SampleOrder, eval_images, sample_stream
 from pipelines.seeds import seed_of
 
 SIZE = 16
@@ -72,6 +74,15 @@ def test_store_reads_any_row(images: ray.data.Dataset) -> None:
     assert list(store.read(wanted)) == [encoded(i) for i in wanted]
 
 
+def test_views_are_drawn_at_low_priority(draw: DrawViews) -> None:
+    def nice() -> int:
+        draw(np.arange(2))
+        return psutil.Process().nice()
+
+    priority: Any = ray.remote(nice).options(runtime_env={"env_vars": {"OF_ITS_OWN": "1"}})
+    assert ray.get(priority.remote()) == LOW_PRIORITY
+
+
 def test_every_epoch_is_a_fresh_permutation() -> None:
     order = SampleOrder(0, 37, BATCH)
     assert order.steps_per_epoch == 4
@@ -96,6 +107,14 @@ def test_stream_equals_a_plain_loop(draw: DrawViews) -> None:
 
 def test_stream_is_the_same_for_any_number_of_workers(draw: DrawViews) -> None:
     assert_same(steps_seen(draw, 0, 5, 1), steps_seen(draw, 0, 5, 2))
+
+
+def test_stream_is_the_same_however_it_is_cut_into_tasks(draw: DrawViews, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = steps_seen(draw, 0, 7, 1)
+    monkeypatch.setattr(ingest, "SAMPLES_PER_TASK", 24)  # three tasks, of one to three chunks a worker and step
+    monkeypatch.setattr(ingest, "MAX_CHUNK", 4)
+    assert_same(steps_seen(draw, 0, 7, 1), whole)
+    assert_same(steps_seen(draw, 0, 7, 2), whole)
 
 
 def test_stream_resumes_mid_epoch(draw: DrawViews) -> None:

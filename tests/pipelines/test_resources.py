@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipelines.config import ComputeConfig
-from pipelines.resources import plan_workers
+from pipelines.resources import plan_workers, threads_of
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,11 @@ def test_workers_leave_room_for_data(compute: ComputeConfig, cluster: dict[str, 
 def test_what_would_hang_is_refused(compute: ComputeConfig, cluster: dict[str, float], field: str) -> None:
     with pytest.raises(ValueError, match=field):
         plan_workers(compute, cluster)
+
+
+def test_a_worker_without_gpu_has_its_whole_share_of_the_node() -> None:
+    assert threads_of(ComputeConfig(), "cpu", reserved=1.0, share=2.0) == 2
+    assert threads_of(ComputeConfig(workers=2), "cpu", reserved=0.5, share=1.0) == 1
+    assert threads_of(ComputeConfig(workers=4), "cpu", reserved=0.25, share=0.5) == 1
+    assert threads_of(ComputeConfig(cpus_per_worker=3), "cpu", reserved=3.0, share=8.0) == 3
+    assert threads_of(ComputeConfig(), "cuda", reserved=1.0, share=24.0) == 1
