@@ -82,6 +82,7 @@ class Watcher:
         self.tracker.log_figure(self._pivots(encoder, source), f"pivots/step-{step:08d}.png")
         if step == self.job.total_steps:
             self.tracker.log_figure(self._neighbours(test or gallery, source), "neighbours.png")
+        self.learner.stopwatch.seconds()  # Both meters leave out what was looked at here.
         self.throughput.restart(step)
 
     def _embed(self, shard: ray.data.DataIterator) -> Features:
