@@ -2,8 +2,9 @@
 
     python -m benchmarks.scaling --out benchmarks/results/scaling.json
 
-The global batch is the same. What is put into the object store and what is sent over loopback is read from the
-machine's counters between the first step and the last; beside it stands what the method has to send.
+The global batch is the same. What is sent over loopback is read from the machine's counters between the first step and
+the last; beside it stands what the method has to send. What a pair of views puts into the object store, and how many
+blocks Ray Data deals, is measured on streams by themselves.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from torch import nn
 
 from benchmarks.end_to_end import config_of, curve
+from benchmarks.ingest import stream_batches
 from benchmarks.photographs import make_photographs
 from benchmarks.report import markdown_table, write_results
 from benchmarks.timing import spread
@@ -54,12 +56,12 @@ def main() -> None:
             for number in range(arguments.rounds)
             for workers in (1, 2)
         ]
-        blocks = [blocks_per_second() for _ in range(arguments.rounds + 1)][1:]
+        stream = measure_stream(Path(folder), arguments.rounds)
     rows = [summary([run for run in runs if run["workers"] == workers]) for workers in (1, 2)]
-    stream = {"blocks_per_second": spread(blocks), "rows_per_block": BLOCK}
     write_results(arguments.out, [*rows, stream])
     print(table(rows))
-    print("blocks of a stream that draws nothing: {median:.0f} a second ({min:.0f}-{max:.0f})".format(**spread(blocks)))
+    print("a pair of views: {stored_per_pair:.0f} bytes in the object store".format(**stream))
+    print("a stream that draws nothing: {median:.0f} blocks a second".format(**stream["blocks_per_second"]))
 
 
 def config_for(folder: Path, workers: int, number: int) -> PretrainConfig:
@@ -68,21 +70,32 @@ def config_for(folder: Path, workers: int, number: int) -> PretrainConfig:
 
 
 def measure(config: PretrainConfig, workers: int) -> dict[str, Any]:
-    """Run, and return {workers, images_per_second, stored, sent, phases}; bytes and seconds a step."""
+    """Run, and return {workers, images_per_second, sent, needed, phases}; bytes and seconds a step."""
     with Traffic() as traffic:
         result = pretrain(config)
     times, _ = curve(result, "loss")
     steps = len(times) - 1
-    stored, sent = traffic.between(times[0], times[-1])
+    _, sent = traffic.between(times[0], times[-1])
     return {
         "workers": workers,
         "images_per_second": steps * config.optim.batch_size / (times[-1] - times[0]),
-        "stored": stored / steps,
         "sent": sent / steps,
         "needed": sum(bytes_needed(config, workers).values()),
         "peak_object_store": traffic.peak,
         **{phase: statistics.fmean(curve(result, f"time/{phase}")[1][1:]) for phase in PHASES},
     }
+
+
+def measure_stream(folder: Path, rounds: int) -> dict[str, Any]:
+    """Return {stored_per_pair, blocks_per_second, rows_per_block} of streams for one worker."""
+    config = config_of(WORKLOAD, folder, 0)
+    count = 80
+    with Traffic() as traffic:
+        for _ in stream_batches(Path(config.data.images), 16, count, config.views, config.encoder.image_size):
+            pass
+    created = traffic.samples[-1].created - traffic.samples[0].created
+    blocks = [blocks_per_second() for _ in range(rounds + 1)][1:]
+    return {"stored_per_pair": created / (16 * count), "blocks_per_second": spread(blocks), "rows_per_block": BLOCK}
 
 
 def blocks_per_second(count: int = 1000) -> float:
@@ -102,6 +115,7 @@ class NothingToDraw:
     """Stands in for `DrawViews`."""
 
     order: SampleOrder
+    bytes_per_sample: int = 8
 
     def __call__(self, samples: np.ndarray) -> dict[str, np.ndarray]:
         return {"sample": samples}
@@ -140,14 +154,14 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as Markdown."""
-    header = ("workers", "images/s (min-max)", "object store, MB a step", "loopback, MB a step", "needed, MB", *PHASES)
+    header = ("workers", "images/s (min-max)", "loopback, MB a step", "needed, MB", *PHASES)
     return markdown_table(
         header,
         [
             (
                 row["workers"],
                 "{median:.2f} ({min:.2f}-{max:.2f})".format(**row["images_per_second"]),
-                *(f"{row[name]['median'] / 1e6:.1f}" for name in ("stored", "sent", "needed")),
+                *(f"{row[name]['median'] / 1e6:.1f}" for name in ("sent", "needed")),
                 *(f"{row[phase]['median']:.3f} s" for phase in PHASES),
             )
             for row in rows
