@@ -9,13 +9,11 @@ of a run is that of its last three quarters, with checkpoints between; views dra
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from mlflow import MlflowClient
 from benchmarks.ingest import drain, stream_batches
 from benchmarks.photographs import make_photographs
 from benchmarks.report import markdown_table, write_results
-from benchmarks.timing import spread
+from benchmarks.timing import in_new_process, spread
 from cluster.connect import connect
 from lodisc.model import LoDisc
 from lodisc.views import normalise
@@ -95,8 +93,7 @@ def config_of(workload: str, folder: Path, number: int) -> PretrainConfig:
 
 def step_rate(config: PretrainConfig) -> float:
     """Return the images a second of the step by itself, in a process that has every core."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(time_steps, config).result()
+    return in_new_process(time_steps, config)
 
 
 def time_steps(config: PretrainConfig, seconds: float = 20.0) -> float:

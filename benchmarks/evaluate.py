@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import argparse
 import functools
-import multiprocessing
 import resource
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.report import markdown_table, write_results
-from benchmarks.timing import interleave, spread
+from benchmarks.timing import in_new_process, interleave, spread
 from lodisc.probes.knn import knn_accuracy
 from lodisc.probes.retrieval import retrieval_scores
 
@@ -46,8 +44,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = measure(arguments.images, arguments.loop_queries, arguments.rounds)
     print(table(rows), flush=True)
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as apart:
-        memory = apart.submit(measure_memory, arguments.memory_images).result()
+    memory = in_new_process(measure_memory, arguments.memory_images)
     print("{images} images: {mib_over_features:.0f} MiB over the features, {seconds:.0f} s".format(**memory))
     write_results(arguments.out, [*rows, memory])
 

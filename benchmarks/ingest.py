@@ -9,18 +9,16 @@ MoCo v3 and LoDisc do. Ours reads prepared Parquet and is consumed as a training
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -28,7 +26,8 @@ from torchvision.transforms import v2
 
 from benchmarks.photographs import make_photographs
 from benchmarks.report import markdown_table, write_results
-from benchmarks.timing import spread
+from benchmarks.timing import in_new_process, spread
+from benchmarks.torchvision_views import torchvision_views
 from benchmarks.traffic import Traffic
 from cluster.connect import connect
 from lodisc.views import IMAGENET_MEAN, IMAGENET_STD, ViewConfig, normalise
@@ -67,6 +66,7 @@ def measure(images: Path, prepared: Path, cores: int, arguments: argparse.Namesp
     prepare(PrepareConfig(source=str(images), destination=str(prepared)))
     count, batch = arguments.batches, arguments.batch
     contenders: dict[str, Callable[[], Times]] = {
+        # Where no Ray is: DataLoader forks, which a process with Ray's threads may not survive.
         "DataLoader": lambda: in_new_process(time_dataloader, images, batch, count, cores),
         "LoDisc": lambda: time_stream(prepared, batch, count),
     }
@@ -90,12 +90,6 @@ def measure(images: Path, prepared: Path, cores: int, arguments: argparse.Namesp
         }
         for name in contenders
     ]
-
-
-def in_new_process(function: Callable[..., Times], *arguments: Any) -> Times:
-    """Call a function where no Ray is: DataLoader forks, which a process with Ray's threads may not survive."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(function, *arguments).result()
 
 
 def time_dataloader(images: Path, batch: int, count: int, workers: int) -> Times:
@@ -133,37 +127,14 @@ def stream_batches(prepared: Path, batch: int, count: int, views: ViewConfig, im
 
 def dataloader_batches(images: Path, batch: int, count: int, workers: int) -> Iterator[Pair]:
     """Yield `count` normalised batches of torch's DataLoader."""
-    first, second = paper_views(ViewConfig(), IMAGE_SIZE)
+    normalised = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    first, second = (v2.Compose([view, *normalised]) for view in torchvision_views(ViewConfig(), IMAGE_SIZE))
     dataset = ImageFolder(str(images), transform=lambda image: (first(image), second(image)))
     chosen = torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=count * batch)
     context = "fork" if workers else None
     loader = DataLoader(dataset, batch, sampler=chosen, num_workers=workers, multiprocessing_context=context)
     for (view1, view2), _ in islice(loader, count):
         yield view1, view2
-
-
-def paper_views(config: ViewConfig, image_size: int) -> list[v2.Compose]:
-    """Return the two views as torchvision's transforms of PIL images to normalised float32."""
-
-    def blur(image: Image.Image) -> Image.Image:
-        return image.filter(ImageFilter.GaussianBlur(float(torch.empty(()).uniform_(*config.blur_sigma))))
-
-    def view(which: int) -> v2.Compose:
-        return v2.Compose(
-            [
-                v2.RandomResizedCrop(image_size, scale=config.crop_scale, interpolation=v2.InterpolationMode.BICUBIC),
-                v2.RandomApply([v2.ColorJitter(*config.jitter)], p=config.jitter_probability),
-                v2.RandomGrayscale(p=config.grey_probability),
-                v2.RandomApply([v2.Lambda(blur)], p=config.blur_probability[which]),
-                v2.RandomSolarize(threshold=128, p=config.solarise_probability if which == 1 else 0.0),
-                v2.RandomHorizontalFlip(p=config.flip_probability),
-                v2.PILToTensor(),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-            ]
-        )
-
-    return [view(0), view(1)]
 
 
 def made_folders(folder: Path) -> Iterator[Path]:

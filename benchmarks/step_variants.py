@@ -23,11 +23,11 @@ import torch
 from torch import nn
 
 from benchmarks.report import markdown_table, write_results
-from benchmarks.step import MOMENTUM
+from benchmarks.step import step
 from benchmarks.timing import spread
 from lodisc.encoder import EncoderConfig
 from lodisc.model import LoDisc, ModelConfig
-from pipelines.precision import autocast, resolve_precision
+from pipelines.precision import resolve_precision
 
 AS_IT_IS = "as it is"
 STEPS = 4
@@ -97,7 +97,7 @@ def measure(arch: str, batch: int, rounds: int) -> list[dict[str, Any]]:
     times: dict[str, list[dict[str, float]]] = {variant: [] for variant in variants}
     for _ in range(rounds):
         for variant in variants:
-            times[variant].append(in_new_process(variant, arch, batch))
+            times[variant].append(with_environment(variant, arch, batch))
     seconds = {variant: spread([run["step"] for run in runs]) for variant, runs in times.items()}
     return [
         {
@@ -118,7 +118,7 @@ def library(environment: dict[str, str]) -> str | None:
     return ctypes.util.find_library(wanted) if wanted else ""
 
 
-def in_new_process(variant: str, arch: str, batch: int) -> dict[str, float]:
+def with_environment(variant: str, arch: str, batch: int) -> dict[str, float]:
     environment = dict(ENVIRONMENTS.get(variant, {}))
     if "LD_PRELOAD" in environment:
         environment["LD_PRELOAD"] = library(environment) or ""
@@ -145,13 +145,7 @@ def time_steps(variant: str, arch: str, batch: int) -> dict[str, float]:
     seconds = []
     for _ in range(STEPS):
         started = time.perf_counter()
-        model.update_momentum(MOMENTUM)
-        with autocast(dtype, device):
-            loss, _ = model(views[0], views[1])
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        loss.item()
+        step(model, optimizer, views, model.config.local_view, dtype)
         seconds.append(time.perf_counter() - started)
     return {"first": seconds[0], "step": min(seconds[1:])}
 

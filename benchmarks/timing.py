@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 
 def interleave(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -19,6 +24,12 @@ def interleave(contenders: Mapping[str, Callable[[], object]], rounds: int) -> d
             contender()
             seconds[name].append(time.perf_counter() - started)
     return seconds
+
+
+def in_new_process(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function in a process of its own, started afresh: with all cores, no memory and no threads of this one."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
 
 
 def spread(seconds: list[float]) -> dict[str, float]:

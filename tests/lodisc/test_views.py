@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 from scipy.stats import ks_2samp
-from torchvision.transforms import v2
 
+from benchmarks.torchvision_views import torchvision_views
 from lodisc.views import Crop, TwoViews, ViewConfig, eval_view, normalise, random_crop, reduction_for
 
 PLAIN: dict[str, Any] = {
@@ -96,28 +96,6 @@ def test_a_jpeg_decoded_small_gives_the_views_of_the_shrunken_image(photo: Image
         for view, expected in zip(draw((960, 800), decode, seed), shrunken, strict=True):
             assert np.abs(view.astype(int) - expected.astype(int)).mean() < 4
     assert set(asked) == {2, 4, 8}
-
-
-def torchvision_views(config: ViewConfig, image_size: int) -> list[v2.Compose]:
-    """The two views as torchvision's transforms of PIL images."""
-
-    def blur(image: Image.Image) -> Image.Image:
-        return image.filter(ImageFilter.GaussianBlur(float(torch.empty(()).uniform_(*config.blur_sigma))))
-
-    def view(which: int) -> v2.Compose:
-        solarise = config.solarise_probability if which == 1 else 0.0
-        return v2.Compose(
-            [
-                v2.RandomResizedCrop(image_size, scale=config.crop_scale, interpolation=v2.InterpolationMode.BICUBIC),
-                v2.RandomApply([v2.ColorJitter(*config.jitter)], p=config.jitter_probability),
-                v2.RandomGrayscale(p=config.grey_probability),
-                v2.RandomApply([v2.Lambda(blur)], p=config.blur_probability[which]),
-                v2.RandomSolarize(threshold=128, p=solarise),
-                v2.RandomHorizontalFlip(p=config.flip_probability),
-            ]
-        )
-
-    return [view(0), view(1)]
 
 
 def statistics_of(view: np.ndarray) -> list[float]:
