@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
@@ -190,25 +191,24 @@ def to_dict(config: Any) -> dict[str, Any]:
     return plain(asdict(config))
 
 
-def recipe_names() -> list[str]:
-    """Return the names of the recipes that are shipped with the package."""
-    folder = files("pipelines") / "recipes"
+def recipe_names(package: str = "pipelines") -> list[str]:
+    """Return the names of the recipes that are shipped with a package: of runs, or of sweeps with `tuning`."""
+    folder = files(package) / "recipes"
     return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
 
 
-def recipe_path(name_or_path: str) -> str:
-    """Return the file of a shipped recipe's name, or the path itself where it is a file.
+def recipe_path(name_or_path: str, package: str = "pipelines") -> str:
+    """Return the file of a recipe's name that is shipped with the package, or the path itself where it is a file.
 
     Raises:
         ValueError: neither a shipped recipe nor a file.
     """
-    if name_or_path in recipe_names():
-        return str(files("pipelines") / "recipes" / f"{name_or_path}.yaml")
+    names = recipe_names(package)
+    if name_or_path in names:
+        return str(files(package) / "recipes" / f"{name_or_path}.yaml")
     if Path(name_or_path).is_file():
         return name_or_path
-    raise ValueError(
-        f"--config {name_or_path}: no such file, and no shipped recipe of that name ({', '.join(recipe_names())})"
-    )
+    raise ValueError(f"recipe {name_or_path}: no such file, and no shipped recipe of that name ({', '.join(names)})")
 
 
 def load_recipe(name_or_path: str, overrides: Mapping[str, Any]) -> PretrainConfig:
@@ -217,17 +217,31 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, Any]) -> PretrainConf
     Raises:
         ValueError: an unknown recipe or field, or a value that the field refuses.
     """
-    tree = yaml.safe_load(Path(recipe_path(name_or_path)).read_text())
+    return config_from(yaml.safe_load(Path(recipe_path(name_or_path)).read_text()), overrides, name_or_path)
+
+
+def config_from(tree: Mapping[str, Any], overrides: Mapping[str, Any], origin: str) -> PretrainConfig:
+    """Return the config of nested plain values, with fields set by dotted name.
+
+    Args:
+        tree: as `to_dict` gives it and recipes hold it; it is left as it is.
+        overrides: as `{"model.temperature": 0.1}`.
+        origin: what error messages call the tree.
+
+    Raises:
+        ValueError: an unknown field, or a value that the field refuses.
+    """
+    own = copy.deepcopy(dict(tree))
     for name, value in overrides.items():
         *parents, leaf = name.split(".")
-        node = tree
+        node = own
         for parent in parents:
             node = node.setdefault(parent, {})
         node[leaf] = value
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(PretrainConfig)
     try:
-        values = parser.parse_object(tree)
+        values = parser.parse_object(own)
     except ArgumentError as error:
-        raise ValueError(f"{name_or_path}: {error}") from error
+        raise ValueError(f"{origin}: {error}") from error
     return PretrainConfig(**vars(parser.instantiate(values)))

@@ -72,11 +72,12 @@ def score(
         test: the images to score on.
         gallery: other images, for "knn" and "linear"; these are left out without it.
         probes: any of `PROBES`.
-        other_view: (N, D) features of another view of the test images; "geometry" then has their alignment too.
+        other_view: (N, D) features of another view of the test images; "geometry" then has their alignment, and its sum
+            with the uniformity, too.
 
     Returns:
         In percent: knn/fine, knn/coarse, retrieval/rank1, retrieval/rank5, retrieval/map, linear/top1, linear/top5.
-        Without unit: rankme, uniformity, alignment.
+        Without unit: rankme, uniformity, alignment, and align_uniform, the sum of the last two (Wang and Isola 2020).
 
     Raises:
         ValueError: an unknown probe, or features that are not finite.
@@ -96,6 +97,8 @@ def score(
             scores["uniformity"] = uniformity(test.features)
         if other_view is not None:
             scores["alignment"] = alignment(test.features, other_view)
+        if {"alignment", "uniformity"} <= scores.keys():
+            scores["align_uniform"] = scores["alignment"] + scores["uniformity"]
     return scores
 
 

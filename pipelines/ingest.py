@@ -8,6 +8,7 @@ and the global batch of a step holds the same views however many workers share i
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -102,7 +103,11 @@ class DrawViews:
     def __init__(self, store: ImageStore, order: SampleOrder, views: ViewConfig, image_size: int) -> None:
         self.store, self.order = store, order
         self.two_views = TwoViews(views, image_size)
-        self.bytes_per_sample = 2 * 3 * image_size**2
+
+    @staticmethod
+    def bytes_per_sample(image_size: int) -> int:
+        """Return the size of a pair of views."""
+        return 2 * 3 * image_size**2
 
     def __call__(self, samples: np.ndarray) -> dict[str, np.ndarray]:
         """Map sample numbers (n,) to uint8 `view1` and `view2` (n, 3, H, W)."""
@@ -131,7 +136,7 @@ def sample_stream(draw: DrawViews, start_step: int, total_steps: int, workers: i
     first, count = start_step * batch_size, (total_steps - start_step) * batch_size
     chunks = ray.data.range(count // chunk, override_num_blocks=math.ceil(count / SAMPLES_PER_TASK))
     # A task hands each chunk on as soon as it is drawn: what it returns at a time is a block if it is no smaller.
-    chunks.context.target_max_block_size = chunk * draw.bytes_per_sample
+    chunks.context.target_max_block_size = chunk * draw.bytes_per_sample(draw.two_views.image_size)
     return chunks.map_batches(lambda batch: draw(first + int(batch["id"][0]) * chunk + np.arange(chunk)), batch_size=1)
 
 
@@ -147,16 +152,26 @@ def training_batches(
         yield batch["sample"], batch["view1"], batch["view2"]
 
 
-def eval_images(dataset: ray.data.Dataset, image_size: int, limit: int, seed: int) -> ray.data.Dataset:
-    """Return at most `limit` images, drawn by `seed`, as rows {image uint8 (3, H, W), path, label, coarse}."""
+def eval_images(
+    dataset: ray.data.Dataset, views: ViewConfig, image_size: int, limit: int, seed: int
+) -> ray.data.Dataset:
+    """Return at most `limit` images, drawn by `seed`, decoded once and held in the object store.
+
+    Rows are {image, view, path, label, coarse}: the evaluation view and a random one, uint8 (3, H, W).
+    """
     count = dataset.count()
     if count > limit:
         chosen = np.sort(np.random.default_rng([seed, count]).choice(count, limit, replace=False))
         table = pa.concat_tables(ray.get(dataset.to_arrow_refs())).take(chosen)
         dataset = ray.data.from_arrow(table).repartition(max(1, limit // 128))
 
+    two_views = TwoViews(views, image_size)
+
     def view(row: dict) -> dict:
-        return {**row, "image": eval_view(decode_image(row.pop("bytes")), image_size)}
+        data = row.pop("bytes")
+        opened = open_image(data)
+        drawn, _ = two_views(upright_size(opened), partial(load_image, opened), seed_of(seed, zlib.crc32(data)))
+        return {**row, "image": eval_view(decode_image(data), image_size), "view": drawn}
 
     dataset.context.execution_options.preserve_order = True
     return dataset.map(view).materialize()

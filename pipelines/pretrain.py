@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,13 +16,12 @@ from ray.train.torch import TorchTrainer
 from pipelines import tracking
 from pipelines.checkpoint import load_encoder
 from pipelines.config import PretrainConfig, to_dict
-from pipelines.ingest import DrawViews, ImageStore, SampleOrder, eval_images, sample_stream
+from pipelines.images import RunImages, images_for, load_images, sample_order, views_from_last_checkpoint
 from pipelines.profile import WARM_UP
+from pipelines.progress import Style
 from pipelines.resources import plan_workers
 from pipelines.run_folder import FINISHED, RunFolder, named, open_run
-from pipelines.sources import fingerprint
 from pipelines.train_loop import NonFiniteLossError, TrainJob, train_worker
-from pipelines.verify import usable_images
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,23 @@ class PretrainResult:
     metrics: dict[str, Any]
 
 
-def pretrain(config: PretrainConfig) -> PretrainResult:
+def pretrain(
+    config: PretrainConfig,
+    *,
+    images: RunImages | None = None,
+    parent_run_id: str | None = None,
+    callbacks: Sequence[ray.train.UserCallback] = (),
+) -> PretrainResult:
     """Pretrain an encoder on the images of `config.data` and keep it under `config.storage`.
 
     Ray must be running. Interrupted or failed, the run continues with `resume`.
+
+    Args:
+        config: of the run.
+        images: what `load_images` gave for this config or another one with the same `data`.
+        parent_run_id: the MLflow run of the sweep that this is a trial of. A trial prints nothing and leaves its model
+            to the checkpoint.
+        callbacks: told of every checkpoint, with the step, the epoch and whatever scores were taken.
 
     Raises:
         ValueError: the name is in use, the images cannot be read, or the cluster is too small for the workers.
@@ -56,23 +68,17 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
     config = named(config)
     folder = open_run(config)
     scaling = plan_workers(config.compute, ray.cluster_resources())
-    images = usable_images(config.data.images)
-    order = SampleOrder(config.seed, images.count(), config.optim.batch_size)
-    if order.steps_per_epoch == 0:
-        raise ValueError(
-            f"optim.batch_size ({order.batch_size}) exceeds the {order.images} usable images of {config.data.images}"
-        )
-    _refuse_long_profile(config, order.steps_per_epoch * config.optim.epochs - folder.finished_steps())
-    datasets = {
-        "views": views_from_last_checkpoint(config, folder, images, order),
-        "gallery": evaluation_images(config, images),
-    }
-    if config.data.eval_images:
-        datasets["held_out"] = evaluation_images(config, usable_images(config.data.eval_images))
-
-    run = open_tracking(config, folder)
-    job = TrainJob(config, order.steps_per_epoch, run, interactive=sys.stderr.isatty())
-    return fit(job, folder, datasets, scaling)
+    images = load_images(config) if images is None else images_for(images, config)
+    steps_per_epoch = sample_order(images.training, config).steps_per_epoch
+    _refuse_long_profile(config, steps_per_epoch * config.optim.epochs - folder.finished_steps())
+    datasets = {"views": views_from_last_checkpoint(config, folder, images), **images.decoded}
+    run = open_tracking(config, folder, images.fingerprints, parent_run_id)
+    style: Style = "nothing" if parent_run_id else "bar" if sys.stderr.isatty() else "lines"
+    done = fit(TrainJob(config, steps_per_epoch, run, style), folder, datasets, scaling, callbacks)
+    if parent_run_id is None:
+        keep_encoder(run, done.run_dir)
+    folder.write_json(FINISHED, asdict(done))
+    return done
 
 
 def _refuse_long_profile(config: PretrainConfig, steps: int) -> None:
@@ -83,33 +89,27 @@ def _refuse_long_profile(config: PretrainConfig, steps: int) -> None:
         )
 
 
-def views_from_last_checkpoint(
-    config: PretrainConfig, folder: RunFolder, images: ray.data.Dataset, order: SampleOrder
-) -> Callable[[], ray.data.Dataset]:
-    """Return what Ray Train calls each time it starts a group of workers: the stream from where the run stands then."""
-    draw = DrawViews(ImageStore.from_dataset(images), order, config.views, config.encoder.image_size)
-    total = config.optim.epochs * order.steps_per_epoch
-    return lambda: sample_stream(draw, folder.finished_steps(), total, config.compute.workers)
-
-
-def evaluation_images(config: PretrainConfig, images: ray.data.Dataset) -> ray.data.Dataset:
-    return eval_images(images, config.encoder.image_size, config.evaluation.max_images, config.seed)
-
-
-def open_tracking(config: PretrainConfig, folder: RunFolder) -> tracking.RunHandle:
+def open_tracking(
+    config: PretrainConfig, folder: RunFolder, fingerprints: dict[str, str], parent_run_id: str | None
+) -> tracking.RunHandle:
     """Create the MLflow run, or reopen the one that the folder names."""
     if config.resume:
         return tracking.resume_run(tracking.RunHandle(**folder.read_json("tracking.json")))
-    fingerprints = {"dataset.fingerprint": fingerprint(config.data.images)}
-    if config.data.eval_images:
-        fingerprints["dataset.held_out_fingerprint"] = fingerprint(config.data.eval_images)
-    run = tracking.create_run(config.tracking, config.storage, folder.name, to_dict(config), fingerprints)
+    run = tracking.create_run(
+        config.tracking, config.storage, folder.name, to_dict(config), fingerprints, parent_run_id
+    )
     folder.write_json("tracking.json", asdict(run))
     folder.write_config(config)
     return run
 
 
-def fit(job: TrainJob, folder: RunFolder, datasets: dict[str, Any], scaling: ray.train.ScalingConfig) -> PretrainResult:
+def fit(
+    job: TrainJob,
+    folder: RunFolder,
+    datasets: dict[str, Any],
+    scaling: ray.train.ScalingConfig,
+    callbacks: Sequence[ray.train.UserCallback],
+) -> PretrainResult:
     """Run the workers to the end and record how it ended."""
     options = ray.data.ExecutionOptions(preserve_order=True)
     trainer = TorchTrainer(
@@ -121,6 +121,7 @@ def fit(job: TrainJob, folder: RunFolder, datasets: dict[str, Any], scaling: ray
         run_config=ray.train.RunConfig(
             name=folder.name,
             storage_path=folder.storage,
+            callbacks=list(callbacks),  # type: ignore[arg-type]  # of Train V2
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=job.config.checkpoint.keep),
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # of Train V2
         ),
@@ -137,23 +138,20 @@ def fit(job: TrainJob, folder: RunFolder, datasets: dict[str, Any], scaling: ray
     finally:
         tracking.finish_run(job.run, status)
     assert result.checkpoint is not None, "the last step saves a checkpoint"
-    done = PretrainResult(
+    return PretrainResult(
         checkpoint=result.checkpoint.path,
         run_dir=folder.path,
         run_id=job.run.run_id,
         tracking_uri=job.run.uri,
         metrics=result.metrics or {},
     )
-    keep_encoder(job, done)
-    folder.write_json(FINISHED, asdict(done))
-    return done
 
 
-def keep_encoder(job: TrainJob, done: PretrainResult) -> None:
-    """Log the trained encoder to MLflow as a model that can be registered and served."""
-    encoder, _ = load_encoder(done.run_dir)
-    size = job.config.encoder.image_size
-    tracking.log_encoder(job.run, encoder, np.zeros((2, 3, size, size), dtype=np.float32), step=job.total_steps)
+def keep_encoder(run: tracking.RunHandle, run_dir: str) -> None:
+    """Log the encoder of a run's last checkpoint to MLflow as a model that can be registered and served."""
+    encoder, about = load_encoder(run_dir)
+    size = about["config"]["encoder"]["image_size"]
+    tracking.log_encoder(run, encoder, np.zeros((2, 3, size, size), dtype=np.float32), step=about["step"])
 
 
 def _cause(error: ray.train.WorkerGroupError) -> BaseException:

@@ -1,20 +1,23 @@
-"""Show the user where the run is: a bar in a terminal, plain lines elsewhere."""
+"""Show the user where the run is: a bar in a terminal, plain lines elsewhere, nothing for one run of many."""
 
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 from ray.experimental import tqdm_ray
 
 SECONDS_BETWEEN_LINES = 15.0
+Style = Literal["bar", "lines", "nothing"]
 
 
 class Progress:
     """Progress of one run, drawn by the driver although a remote worker reports it."""
 
-    def __init__(self, total_steps: int, steps_per_epoch: int, step: int, interactive: bool) -> None:
+    def __init__(self, total_steps: int, steps_per_epoch: int, step: int, style: Style) -> None:
         self.total, self.steps_per_epoch = total_steps, steps_per_epoch
-        self.bar = tqdm_ray.tqdm(total=total_steps, desc="pretraining", unit="step") if interactive else None
+        self.style = style
+        self.bar = tqdm_ray.tqdm(total=total_steps, desc="pretraining", unit="step") if style == "bar" else None
         self.shown = step
         self.last_line = -SECONDS_BETWEEN_LINES
         if self.bar:
@@ -22,6 +25,8 @@ class Progress:
 
     def show(self, step: int, metrics: dict[str, float]) -> None:
         """Draw `step` finished steps."""
+        if self.style == "nothing":
+            return
         if self.bar:
             self.bar.set_description(f"pretraining, {_summary(metrics)}")
             self.bar.update(step - self.shown)
@@ -35,7 +40,7 @@ class Progress:
         """Print a line without breaking the bar."""
         if self.bar:
             tqdm_ray.safe_print(line)
-        else:
+        elif self.style == "lines":
             print(line, flush=True)
 
     def close(self) -> None:

@@ -6,19 +6,35 @@ import json
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import yaml
 from pyarrow import fs
 
 from pipelines.checkpoint import last_checkpoint, step_of
-from pipelines.config import PretrainConfig, to_dict
+from pipelines.config import to_dict
 from pipelines.tracking import flatten
 
 # Written at the very end of a run.
 FINISHED = "result.json"
 # A resumed run may move to other machines and be watched differently; anything else would make it another run.
 FREE_ON_RESUME = {"compute", "checkpoint", "evaluation", "tracking", "storage", "resume", "profile"}
+
+
+class NamedConfig(Protocol):
+    """The config, a dataclass, of anything that keeps a folder in a storage under its name."""
+
+    @property
+    def name(self) -> str | None: ...
+
+    @property
+    def storage(self) -> str: ...
+
+    @property
+    def resume(self) -> bool: ...
+
+
+C = TypeVar("C", bound=NamedConfig)
 
 
 @dataclass(frozen=True)
@@ -56,9 +72,10 @@ class RunFolder:
     def write_json(self, name: str, value: Any) -> None:
         self.write(name, json.dumps(value, indent=2))
 
-    def write_config(self, config: PretrainConfig) -> None:
+    def write_config(self, config: NamedConfig) -> None:
         """Keep the config beside the checkpoints, in the form that `--config` reads."""
-        self.write("config.yaml", yaml.safe_dump(to_dict(replace(config, resume=False)), sort_keys=False))
+        fresh = replace(config, resume=False)  # type: ignore[type-var]  # a protocol cannot ask for a dataclass
+        self.write("config.yaml", yaml.safe_dump(to_dict(fresh), sort_keys=False))
 
     def finished_steps(self) -> int:
         """Return the step of the newest registered checkpoint, 0 where there is none."""
@@ -66,13 +83,14 @@ class RunFolder:
         return 0 if checkpoint is None else step_of(checkpoint.path)
 
 
-def named(config: PretrainConfig) -> PretrainConfig:
-    """Return the config with a name, made from the time where it had none, and an absolute storage."""
+def named(config: C, kind: str = "pretrain") -> C:
+    """Return the config with a name, made of its kind and the time where it had none, and an absolute storage."""
     storage = config.storage if "://" in config.storage else str(Path(config.storage).absolute())
-    return replace(config, name=config.name or datetime.now().strftime("pretrain-%Y%m%d-%H%M%S"), storage=storage)
+    name = config.name or datetime.now().strftime(f"{kind}-%Y%m%d-%H%M%S")
+    return replace(config, name=name, storage=storage)  # type: ignore[type-var]
 
 
-def open_run(config: PretrainConfig) -> RunFolder:
+def open_run(config: NamedConfig) -> RunFolder:
     """Return the folder for a named run, refusing to touch a run that the user did not ask to continue.
 
     Raises:

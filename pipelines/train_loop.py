@@ -21,6 +21,7 @@ from pipelines.checkpoint import directory_name, read_state, written_checkpoint
 from pipelines.config import PretrainConfig, to_dict
 from pipelines.ingest import training_batches
 from pipelines.precision import autocast, resolve_precision
+from pipelines.progress import Style
 from pipelines.resources import use_worker_cpus
 from pipelines.seeds import seed_of
 from pipelines.stopwatch import Stopwatch
@@ -40,13 +41,13 @@ class TrainJob:
         config: of the run.
         steps_per_epoch: whole batches in the training images.
         run: the MLflow run that the first worker writes to.
-        interactive: the user sits at a terminal.
+        progress: how the user is shown where the run is.
     """
 
     config: PretrainConfig
     steps_per_epoch: int
     run: RunHandle
-    interactive: bool
+    progress: Style
 
     @property
     def total_steps(self) -> int:
@@ -81,11 +82,10 @@ def train_worker(loop_config: dict[str, Any]) -> None:
                     means = synchronised(metrics)
                     if watcher:
                         watcher.log(means)
-            if watcher and job.watches_at(learner.step):
-                watcher.look()
+            scores = watcher.look() if watcher and job.watches_at(learner.step) else {}
             if job.saves_at(learner.step):
                 with learner.stopwatch.phase("report"):
-                    report_checkpoint(learner)
+                    report_checkpoint(learner, scores)
             if watcher:
                 watcher.end_step()
 
@@ -199,9 +199,9 @@ def synchronised(metrics: dict[str, Tensor]) -> dict[str, float]:
     return dict(zip(metrics, means.tolist(), strict=True))
 
 
-def report_checkpoint(learner: Learner) -> None:
-    """Register the state with Ray Train. All workers call it; the first one writes."""
-    metrics = {"step": learner.step}
+def report_checkpoint(learner: Learner, scores: dict[str, float]) -> None:
+    """Register the state with Ray Train, and what the first worker has seen. All workers call it; that one writes."""
+    metrics = {"step": learner.step, "epoch": learner.step / learner.job.steps_per_epoch, **scores}
     name = directory_name(learner.step)
     if rank() != 0:
         ray.train.report(metrics, checkpoint_dir_name=name)

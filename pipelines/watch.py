@@ -37,7 +37,7 @@ class Watcher:
     def __init__(self, job: TrainJob, learner: Learner) -> None:
         self.job, self.learner = job, learner
         self.tracker = Tracker(job.run)
-        self.progress = Progress(job.total_steps, job.steps_per_epoch, learner.step, job.interactive)
+        self.progress = Progress(job.total_steps, job.steps_per_epoch, learner.step, job.progress)
         self.throughput = Throughput(job.config.optim.batch_size, peak_flops(learner.device, learner.dtype))
         done, profiled = learner.step, job.config.profile
         self.trace = StepTrace(profiled, done, self.tracker, self.progress.say) if profiled else None
@@ -68,29 +68,36 @@ class Watcher:
         if self.trace:
             self.trace.step()
 
-    def look(self) -> None:
-        """Score the encoder as it is and draw where its pivots are."""
+    def look(self) -> dict[str, float]:
+        """Score the encoder as it is and draw where its pivots are.
+
+        Returns:
+            The scores, as `score` names them with `eval/` before.
+        """
         step, encoder = self.learner.step, self.learner.model.encoder
         gallery = self._embed(self.gallery)
         test = self._embed(self.held_out) if self.held_out else None
-        scores = score(test or gallery, gallery if test else None, probes=PROBES)
-        self.tracker.log_metrics({f"eval/{name}": value for name, value in scores.items()}, step)
+        source = self.held_out or self.gallery
+        other_view = self._embed(source, "view").features
+        scores = score(test or gallery, gallery if test else None, probes=PROBES, other_view=other_view)
+        named = {f"eval/{name}": value for name, value in scores.items()}
+        self.tracker.log_metrics(named, step)
         shown = "  ".join(f"{name} {value:.1f}" for name, value in scores.items())
         self.progress.say(f"epoch {step // self.job.steps_per_epoch}: {shown}")
 
-        source = self.held_out or self.gallery
         self.tracker.log_figure(self._pivots(encoder, source), f"pivots/step-{step:08d}.png")
         if step == self.job.total_steps:
             self.tracker.log_figure(self._neighbours(test or gallery, source), "neighbours.png")
         self.learner.stopwatch.seconds()  # Both meters leave out what was looked at here.
         self.throughput.restart(step)
+        return named
 
-    def _embed(self, shard: ray.data.DataIterator) -> Features:
+    def _embed(self, shard: ray.data.DataIterator, view: str = "image") -> Features:
         encoder = self.learner.model.encoder
         encoder.eval()
         chunks, paths, labels, coarse = [], [], [], []
         for batch in shard.iter_batches(batch_size=128):
-            chunks.append(self._forward(encoder, batch["image"]))
+            chunks.append(self._forward(encoder, batch[view]))
             paths += list(batch["path"])
             labels += _names(batch["label"])
             coarse += _names(batch["coarse"])

@@ -122,10 +122,10 @@ def test_stream_resumes_mid_epoch(draw: DrawViews) -> None:
 
 
 def test_eval_images_are_limited_by_a_seeded_draw(images: ray.data.Dataset) -> None:
-    everything = eval_images(images, SIZE, 100, 0).take_all()
+    everything = eval_images(images, ViewConfig(), SIZE, 100, 0).take_all()
     assert [row["path"] for row in everything] == [f"{i}.png" for i in range(37)]
     assert everything[5]["image"].shape == (3, SIZE, SIZE)
-    some = [row["path"] for row in eval_images(images, SIZE, 10, 0).take_all()]
+    some = [row["path"] for row in eval_images(images, ViewConfig(), SIZE, 10, 0).take_all()]
     assert len(set(some)) == 10
-    assert some == [row["path"] for row in eval_images(images, SIZE, 10, 0).take_all()]
-    assert some != [row["path"] for row in eval_images(images, SIZE, 10, 1).take_all()]
+    assert some == [row["path"] for row in eval_images(images, ViewConfig(), SIZE, 10, 0).take_all()]
+    assert some != [row["path"] for row in eval_images(images, ViewConfig(), SIZE, 10, 1).take_all()]
