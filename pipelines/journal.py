@@ -32,7 +32,7 @@ def now_ms() -> int:
 class Journal:
     """The unsent entries of one run: lines of JSON, with the files to upload beside them.
 
-    Entries are {"metrics": {name: value}, "step", "time"}, {"artifact": path below `files`},
+    Entries are {"metrics": {name: value}, "step", "time"}, {"artifact": path below `files`}, {"tags": {name: value}},
     {"model": folder below `files`, "step"} and {"status": name, "time"}. They are sent in the order of writing, and a
     metric's point only where its step is beyond the last one that MLflow has: sending twice, or a resumed run passing
     the same steps again, adds nothing.
@@ -131,6 +131,9 @@ class Journal:
                 self._send_artifact(entry["artifact"])
             elif "model" in entry:
                 self._send_model(entry["model"], entry["step"])
+            elif "tags" in entry:
+                for name, value in entry["tags"].items():
+                    self._client.set_tag(self._run_id, name, value)
             elif "status" in entry:
                 self._send_status(entry["status"], entry["time"])
         self._send_metrics([entry for entry in entries if "metrics" in entry])

@@ -66,6 +66,12 @@ class RunFolder:
         with filesystem.open_output_stream(f"{path}/{name}") as stream:
             stream.write(text.encode())
 
+    def folders(self) -> list[str]:
+        """Return the names of the folders in it."""
+        filesystem, path = fs.FileSystem.from_uri(self.path)
+        found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        return sorted(item.base_name for item in found if item.type == fs.FileType.Directory)
+
     def read_json(self, name: str) -> Any:
         return json.loads(self.read(name))
 

@@ -135,9 +135,18 @@ def resume_run(handle: RunHandle) -> RunHandle:
     return handle
 
 
-def finish_run(handle: RunHandle, status: str) -> None:
-    """Mark the run as "FINISHED", "FAILED" or "KILLED", after sending what its workers could not send."""
-    _tell(handle, {"status": status, "time": now_ms()})
+def finish_run(handle: RunHandle, status: str, tags: Mapping[str, str] | None = None) -> None:
+    """Mark the run as "FINISHED", "FAILED" or "KILLED", after sending what its workers could not send, and tag it."""
+    _tell(handle, {"tags": dict(tags or {})}, {"status": status, "time": now_ms()})
+
+
+def log_files(handle: RunHandle, files: Mapping[str, bytes]) -> None:
+    """Upload files to a run that no worker writes to, by names such as "report/best.yaml"."""
+    folder = Path(handle.buffer_path).parent / "files"
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    _tell(handle, *({"artifact": name} for name in files))
 
 
 def replay_buffer(handle: RunHandle) -> bool:

@@ -19,8 +19,8 @@ def plan_trials(
 ) -> tuple[int, ComputeConfig]:
     """Return how many trials run side by side, and what the workers of each take.
 
-    All their workers together leave a quarter of the CPUs, and at least one, to Ray Data. Without GPUs a worker computes
-    with one thread or more, so there are at most as many workers as CPUs.
+    All their workers together leave a quarter of the CPUs, and at least one, to Ray Data. Without GPUs a worker
+    computes with one thread or more, so there are at most as many workers as CPUs.
 
     Args:
         compute: of the recipe.

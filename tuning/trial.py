@@ -22,6 +22,7 @@ from tuning.objective import Objective
 # Written beside a trial's checkpoints when it ends, so that a resumed sweep never takes it up again.
 OUTCOME = "outcome.json"
 COMPLETED, STOPPED, DIVERGED, FAILED = "completed", "stopped early", "diverged", "failed"
+INTERRUPTED = "interrupted"  # said in MLflow only: the trial can go on
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,239 @@
+"""Drive a sweep: share the images and the cluster among trials, let Ray Tune choose, and keep what came out."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import ray
+import ray.tune
+import yaml
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search import BasicVariantGenerator, Searcher
+
+from pipelines import tracking
+from pipelines.checkpoint import last_checkpoint
+from pipelines.config import PretrainConfig, to_dict
+from pipelines.images import RunImages, load_images, views_bytes, with_views
+from pipelines.pretrain import keep_encoder
+from pipelines.run_folder import FINISHED, RunFolder, named, open_run
+from tuning.config import SweepConfig
+from tuning.objective import Objective
+from tuning.report import BASE, SWEEP_TAG, SweepReport, publish, read_sweep
+from tuning.resources import DRIVER, plan_trials
+from tuning.trial import run_trial, trial_name
+from tuning.watch import SweepWatcher, close_interrupted
+
+TUNE = "tune"  # the folder of Ray Tune's own state
+PLAN = "plan.json"
+# Views of all epochs are kept where they take no more of the object store than this.
+VIEWS_SHARE = 0.3
+ENVIRONMENT = {
+    # MLflow has the curves; Ray Tune would write them as TensorBoard, CSV and JSON files too.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # What a killed driver forgets of its trials, in seconds.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",
+    # Paths in a config are relative to where the command was given, in a trial too.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Frees the processes of a trial that was stopped, should they not end by themselves.
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
+}
+
+
+def tune(config: SweepConfig) -> SweepReport:
+    """Run a sweep to its end, print its report and keep it in MLflow and in the sweep's folder.
+
+    Ray must be running. Interrupted or killed, the sweep continues with `resume`; trials that have ended stay as they
+    are.
+
+    Raises:
+        ValueError: the name is in use, the images cannot be read or lack labels, or the cluster is too small.
+        KeyboardInterrupt: the user interrupted it; its state is kept.
+    """
+    config = named(config, TUNE)
+    folder = open_run(config)
+    objective, base = config.goal(), config.base()
+    wanted = folder.read_json(PLAN)["concurrent"] if config.resume else config.concurrent
+    concurrent, compute = plan_trials(base.compute, ray.cluster_resources(), config.trial_count(), wanted)
+    images = load_images(base)
+    require_labels(images, objective)
+    sweep = open_sweep(config, base, folder, images)
+    folder.write_json(PLAN, {"concurrent": concurrent, "compute": asdict(compute)})
+
+    in_sweep = tracking.TrackingConfig(uri=sweep.uri, experiment=config.tracking.experiment)
+    base = replace(base, storage=folder.path, tracking=in_sweep, compute=compute)
+    images = share_views(images, base, config)
+    threads = f"{concurrent} side by side" if concurrent > 1 else "one after another"
+    print(f"{folder.name}: {config.trial_count()} trials, {threads}, tuned on {objective.name}", flush=True)
+    status = "FAILED"
+    try:
+        unfinished = run_trials(config, base, objective, folder, sweep, images, concurrent)
+        status = "KILLED" if unfinished else "FINISHED"
+        if unfinished:
+            raise KeyboardInterrupt
+        return conclude(folder, sweep)
+    except KeyboardInterrupt:
+        status = "KILLED"
+        close_interrupted(folder)
+        print(f"interrupted; continue with the same command and --name {folder.name} --resume", flush=True)
+        raise
+    finally:
+        tracking.finish_run(sweep, status)
+
+
+def open_sweep(config: SweepConfig, base: PretrainConfig, folder: RunFolder, images: RunImages) -> tracking.RunHandle:
+    """Create the sweep's MLflow run, or reopen the one that the folder names."""
+    if config.resume:
+        return tracking.resume_run(tracking.RunHandle(**folder.read_json("tracking.json")))
+    tags = {**images.fingerprints, SWEEP_TAG: config.goal().name}
+    handle = tracking.create_run(config.tracking, config.storage, folder.name, to_dict(config), tags)
+    alone = replace(base, tracking=config.tracking, name=None)
+    tracking.log_files(handle, {BASE: yaml.safe_dump(to_dict(alone), sort_keys=False).encode()})
+    folder.write_json("tracking.json", asdict(handle))
+    folder.write_config(config)
+    return handle
+
+
+def require_labels(images: RunImages, objective: Objective) -> None:
+    """Refuse an objective for which labels are missing.
+
+    Raises:
+        ValueError: naming the first image without the label that the objective needs.
+    """
+    if objective.needs is None:
+        return
+    column = "label" if objective.needs == "fine" else "coarse"
+    # k-NN votes with the labels of the gallery, retrieval looks at the held-out images alone.
+    for name in ("gallery", "held_out") if objective.name.startswith("knn") else ("held_out",):
+        rows = images.decoded[name].select_columns([column, "path"]).take_all()
+        for row in rows:
+            if not isinstance(row[column], str):
+                field = "data.images" if name == "gallery" else "data.eval_images"
+                raise ValueError(
+                    f"objective: {objective.name} needs a {objective.needs} label of every image, and {row['path']} of "
+                    f"{field} has none; tune on rankme or align_uniform, which need no labels"
+                )
+        if name == "held_out" and max(Counter(row[column] for row in rows).values()) < 2:
+            raise ValueError(
+                f"objective: no two images of data.eval_images share a {objective.needs} label, so {objective.name} "
+                "cannot be measured on them"
+            )
+
+
+def share_views(images: RunImages, base: PretrainConfig, config: SweepConfig) -> RunImages:
+    """Return the images with all views drawn, if there is room and several trials have the same ones."""
+    store = ray.cluster_resources().get("object_store_memory", 0.0)
+    if config.trial_count() > 1 and views_bytes(images, base) <= VIEWS_SHARE * store:
+        return with_views(images, base)
+    return images
+
+
+def run_trials(
+    config: SweepConfig,
+    base: PretrainConfig,
+    objective: Objective,
+    folder: RunFolder,
+    sweep: tracking.RunHandle,
+    images: RunImages,
+    concurrent: int,
+) -> int:
+    """Let Ray Tune run the trials that have not ended yet, and return how many still have not."""
+    os.environ |= ENVIRONMENT | os.environ
+    trial = ray.tune.with_resources(
+        ray.tune.with_parameters(
+            run_trial, base=base, objective=objective, parent_run_id=sweep.run_id, images=images
+        ),
+        DRIVER,
+    )
+    space = {name: domain.for_tune() for name, domain in config.domains().items()}
+    state = f"{folder.path}/{TUNE}"
+    if config.resume and ray.tune.Tuner.can_restore(state):
+        # A trial that failed tells by its outcome whether to try again (`tuning/trial.py`).
+        tuner = ray.tune.Tuner.restore(state, trial, resume_errored=True, param_space=space)
+    else:
+        tuner = ray.tune.Tuner(
+            trial,
+            param_space=space,
+            tune_config=tune_config(config, objective, folder.name, base.optim.epochs, concurrent),
+            run_config=ray.tune.RunConfig(
+                name=TUNE,
+                storage_path=folder.path,
+                callbacks=[SweepWatcher(folder.path, objective, base.optim.epochs, list(space))],
+                verbose=0,
+            ),
+        )
+    results = tuner.fit()
+    ended = sum(1 for result in results if result.error or (result.metrics or {}).get("done"))
+    return config.trial_count() - ended
+
+
+def tune_config(
+    config: SweepConfig, objective: Objective, name: str, epochs: int, concurrent: int
+) -> ray.tune.TuneConfig:
+    """Return Ray Tune's own config of the sweep."""
+    grid = config.sampler == "grid"
+
+    def name_of(trial: Any) -> str:
+        return trial_name(name, trial)
+
+    return ray.tune.TuneConfig(
+        metric="objective",
+        mode=objective.mode,
+        search_alg=sampler(config, objective),
+        scheduler=scheduler(config, epochs),
+        num_samples=1 if grid else config.trial_count(),
+        max_concurrent_trials=concurrent,
+        trial_name_creator=name_of,
+        trial_dirname_creator=name_of,
+    )
+
+
+def sampler(config: SweepConfig, objective: Objective) -> Searcher | BasicVariantGenerator:
+    """Return what chooses the trials' values."""
+    if config.sampler != "optuna":
+        return BasicVariantGenerator(random_state=config.seed)
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # A third of the trials at random, and none where another one is just running.
+    tpe = optuna.samplers.TPESampler(
+        n_startup_trials=max(1, config.trial_count() // 3), constant_liar=True, seed=config.seed
+    )
+    return OptunaSearch(metric="objective", mode=objective.mode, sampler=tpe)
+
+
+def scheduler(config: SweepConfig, epochs: int) -> TrialScheduler:
+    """Return what stops trials early.
+
+    Population based training is not offered: Ray Tune would copy checkpoints between trials, which Ray Train keeps for
+    itself since its second version, so trials would go on as they were.
+    """
+    match config.scheduler:
+        case "asha":
+            return AsyncHyperBandScheduler(
+                time_attr="epoch",
+                grace_period=config.grace_epochs,
+                reduction_factor=config.reduction_factor,
+                max_t=epochs + 1,  # or it would stop every trial at its last epoch
+            )
+        case "median":
+            return MedianStoppingRule(time_attr="epoch", grace_period=config.grace_epochs)
+        case _:
+            return FIFOScheduler()
+
+
+def conclude(folder: RunFolder, sweep: tracking.RunHandle) -> SweepReport:
+    """Report a finished sweep, and keep its best encoder as an MLflow model of its trial."""
+    close_interrupted(folder)  # of trials that Ray Tune forgot when its driver was killed
+    report = read_sweep(sweep.uri, sweep.run_id)
+    publish(report, sweep, folder)
+    if report.best is not None:
+        trial = RunFolder(f"{folder.path}/{report.best.name}")
+        if last_checkpoint(trial.path) is not None:
+            keep_encoder(tracking.RunHandle(**trial.read_json("tracking.json")), trial.path)
+        print(f"the best config: {folder.path}/best.yaml   lodisc pretrain --config {folder.path}/best.yaml", flush=True)
+    folder.write_json(FINISHED, {"best": report.best.name if report.best else None})
+    return report
