@@ -24,7 +24,7 @@ class Command:
         function: `module:function` that takes the config.
         help: one line.
         positional: fields given by place instead of by name.
-        recipes: whether `--config` reads YAML files and shipped recipes.
+        recipes: the package with the recipes that `--config` takes beside YAML files; None has no `--config`.
         uses_ray: whether the function runs on Ray.
     """
 
@@ -32,7 +32,7 @@ class Command:
     function: str
     help: str
     positional: tuple[str, ...] = ()
-    recipes: bool = False
+    recipes: str | None = None
     uses_ray: bool = True
 
 
@@ -47,7 +47,20 @@ COMMANDS = {
         "pipelines.config:PretrainConfig",
         "pipelines.pretrain:pretrain",
         "pretrain an encoder on images without labels",
-        recipes=True,
+        recipes="pipelines",
+    ),
+    "tune": Command(
+        "tuning.config:SweepConfig",
+        "tuning.sweep:tune",
+        "search for the best values of a recipe's fields",
+        recipes="tuning",
+    ),
+    "tune report": Command(
+        "tuning.report:ReportConfig",
+        "tuning.report:report",
+        "print what a sweep found, from MLflow alone",
+        positional=("sweep",),
+        uses_ray=False,
     ),
     "evaluate": Command(
         "pipelines.evaluate:EvaluateConfig",
@@ -72,15 +85,21 @@ COMMANDS = {
 class ConfigFile(ActionConfigFile):
     """`--config`, which takes the name of a shipped recipe where a file is expected."""
 
+    def __init__(self, package: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.package = package
+
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         from pipelines.config import recipe_path
 
-        super().__call__(parser, cfg, recipe_path(values), option_string)
+        super().__call__(parser, cfg, recipe_path(values, self.package), option_string)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 2 for what the user can put right, said in one line."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if " ".join(arguments[:2]) in COMMANDS:
+        arguments[:2] = [" ".join(arguments[:2])]
     set_parsing_settings(add_print_completion_argument=True)
     try:
         parser = build_parser(COMMANDS if arguments[0] == "--print_completion" else arguments[:1])
@@ -128,7 +147,9 @@ def add_options(parser: ArgumentParser, command: Command) -> None:
     parser.add_class_arguments(config, skip={*command.positional, *switches})
     if command.recipes:
         recipe_help = "YAML file, or name of a shipped recipe; options after it win."
-        parser.add_argument("--config", action=ConfigFile, metavar="FILE_OR_RECIPE", help=recipe_help)
+        parser.add_argument(
+            "--config", action=ConfigFile, package=command.recipes, metavar="FILE_OR_RECIPE", help=recipe_help
+        )
     if command.uses_ray:
         # Suppressed where not given, so that --print_config shows the run and not the machine.
         address_help = "Ray cluster to join: auto, HOST:PORT or ray://HOST:PORT. Without it one starts on this machine."

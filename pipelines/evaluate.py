@@ -199,11 +199,11 @@ def _write(path: Path, result: dict[str, Any]) -> None:
 def _track(metrics: dict[str, float], step: int, run_id: str, uri: str) -> None:
     from mlflow.entities import Metric
 
-    from pipelines.tracking import _client
+    from pipelines.tracking import open_client
 
     now = now_ms()
     try:
         points = [Metric(name, value, now, step) for name, value in metrics.items()]
-        _client(uri).log_batch(run_id, metrics=points)
+        open_client(uri).log_batch(run_id, metrics=points)
     except Exception as error:  # The scores are on the screen and on disk: no fault of a store may undo that.
         print(f"warning: the scores are not in MLflow ({uri}, run {run_id}): {type(error).__name__}: {error}")

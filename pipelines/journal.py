@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,6 +27,15 @@ METRICS_PER_REQUEST = 1000  # the most that MLflow takes
 def now_ms() -> int:
     """Return the time as MLflow stores it, milliseconds since 1970."""
     return round(time.time() * 1000)
+
+
+def is_open(path: Path) -> bool:
+    """Whether some process of this machine is sending the journal at `path`."""
+    try:
+        with _sender(path):
+            return False
+    except Timeout:
+        return True
 
 
 class Journal:
@@ -49,7 +58,7 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab", buffering=0)
         self._appending = threading.Lock()
-        self._sender = FileLock(f"{path}.lock", timeout=0, thread_local=False)
+        self._sender = _sender(path)
         self._sent_bytes = 0
         self._last_steps: dict[str, int] | None = None
         if not _ends_line(path):
@@ -201,3 +210,9 @@ def _parsed(line: bytes) -> Entry:
     except ValueError:
         return {}
     return entry if isinstance(entry, dict) else {}
+
+
+def _sender(path: Path) -> FileLock:
+    """Return the lock that the one who sends the journal holds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{path}.lock", timeout=0, thread_local=False)

@@ -32,7 +32,7 @@ import yaml
 from filelock import FileLock
 from PIL import Image
 
-from pipelines.journal import Entry, Journal, now_ms
+from pipelines.journal import Entry, Journal, is_open, now_ms
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,9 +135,21 @@ def resume_run(handle: RunHandle) -> RunHandle:
     return handle
 
 
-def finish_run(handle: RunHandle, status: str, tags: Mapping[str, str] | None = None) -> None:
-    """Mark the run as "FINISHED", "FAILED" or "KILLED", after sending what its workers could not send, and tag it."""
-    _tell(handle, {"tags": dict(tags or {})}, {"status": status, "time": now_ms()})
+def finish_run(handle: RunHandle, status: str, tags: Mapping[str, str] | None = None, ended: int | None = None) -> None:
+    """Mark the run as ended, after sending what its workers could not send.
+
+    Args:
+        handle: the run.
+        status: "FINISHED", "FAILED" or "KILLED".
+        tags: to set.
+        ended: when it ended, milliseconds since 1970; None is now.
+    """
+    _tell(handle, {"tags": dict(tags or {})}, {"status": status, "time": ended or now_ms()})
+
+
+def is_written(handle: RunHandle) -> bool:
+    """Whether a worker of this machine still writes to the run."""
+    return is_open(Path(handle.buffer_path))
 
 
 def log_files(handle: RunHandle, files: Mapping[str, bytes]) -> None:
@@ -301,6 +313,44 @@ def local_database(storage: str) -> Path | None:
     return folder / "mlflow.db" if folder else None
 
 
+def open_client(uri: str) -> MlflowClient:
+    """Return a client that gives up soon: our own retries run beside the training, MLflow's would take minutes."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def find_run(config: TrackingConfig, storage: str, name: str, tag: str) -> tuple[str, str]:
+    """Return the store's address and the id of the newest run that has the name and bears the tag.
+
+    Raises:
+        ValueError: there is no such store, it does not answer, or it has no such run.
+    """
+    from mlflow.exceptions import MlflowException
+
+    uri = _store_uri(config, storage)
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+        field, place = ("storage", storage) if config.uri is None else ("tracking.uri", uri)
+        raise ValueError(f"{field}: there is no MLflow store in {place}")
+    try:
+        client = open_client(uri)
+        experiment = client.get_experiment_by_name(config.experiment)
+        if experiment is None:
+            raise ValueError(f"tracking.experiment: there is no experiment {config.experiment!r} in {uri}")
+        runs = client.search_runs([experiment.experiment_id], f"tags.`{tag}` != ''", max_results=50_000)
+    except MlflowException as error:
+        reason = _without_password(f"the MLflow store {uri} does not answer: {_first_line(error)}")
+        raise ValueError(f"tracking.uri: {reason}. Start the server or correct the address") from error
+    names = [run.info.run_name for run in runs]
+    if name not in names:
+        others = f"there are {', '.join(sorted(set(names)))}" if names else "there is none yet"
+        raise ValueError(f"no such run in {_without_password(uri)}: {name}; {others}")
+    return uri, runs[names.index(name)].info.run_id
+
+
 def _tell(handle: RunHandle, *entries: Entry) -> bool:
     """Send entries behind whatever the buffer holds; what fails stays in the buffer and is said, never raised."""
     try:
@@ -335,16 +385,7 @@ def _replay_leftovers(storage: str) -> None:
 
 
 def _open_journal(handle: RunHandle) -> Journal:
-    return Journal(Path(handle.buffer_path), _client(handle.uri), handle.run_id)
-
-
-def _client(uri: str) -> MlflowClient:
-    """Return a client that gives up soon: our own retries run beside the training, MLflow's would take minutes."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri)
+    return Journal(Path(handle.buffer_path), open_client(handle.uri), handle.run_id)
 
 
 def _store_uri(config: TrackingConfig, storage: str) -> str:
@@ -375,7 +416,7 @@ def _open_experiment(uri: str, name: str) -> tuple[MlflowClient, str]:
 def _find_experiment(uri: str, name: str, artifacts: str | None) -> tuple[MlflowClient, str]:
     from mlflow.exceptions import MlflowException
 
-    client = _client(uri)
+    client = open_client(uri)
     found = client.get_experiment_by_name(name)
     if found is None:
         try:

@@ -1,1 +1,1 @@
-"""Hyperparameter searches over `pipelines`. Empty in this release: searches arrive with a later one."""
+"""Searches over the fields of a recipe: Ray Tune drives the trials, MLflow keeps them."""

@@ -72,7 +72,9 @@ def response(space: Mapping[str, Domain], trials: Compared, score: str, best_is_
         for axes in row[len(drawn) :]:
             axes.axis("off")
     figure.colorbar(ScalarMappable(Normalize(low, high), COLOURS), ax=grid.ravel().tolist(), label=score, shrink=0.7)
-    figure.suptitle("filled: went to the end; hollow: stopped early or not ended; ringed: best", fontsize=10, color="0.35")
+    figure.suptitle(
+        "filled: went to the end; hollow: stopped early or not ended; ringed: best", fontsize=10, color="0.35"
+    )
     return figure
 
 

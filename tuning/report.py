@@ -6,7 +6,7 @@ import ast
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +119,7 @@ class ReportConfig:
 
     sweep: str
     storage: str = "runs"
-    tracking: TrackingConfig = TrackingConfig()
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     output: str | None = None
 
 
@@ -198,9 +198,7 @@ def importance(found: SweepReport) -> dict[str, float]:
     study = _study(found)
     if len(study.trials) < 4 or len({trial.value for trial in study.trials}) < 2:
         return {}
-    return optuna.importance.get_param_importances(
-        study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
-    )
+    return optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0))
 
 
 def _study(found: SweepReport) -> Any:
@@ -223,7 +221,7 @@ def table(found: SweepReport) -> str:
     titles = ["trial", *fields, "epochs", f"at epoch {epoch}", "last", "outcome"]
     lines = [[str(row[title]) for title in titles] for row in _rows(found, fields, epoch)]
     widths = [max(len(line[i]) for line in [titles, *lines]) for i in range(len(titles))]
-    text = ["  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in [titles, *lines]]
+    text = ["  ".join(map(str.rjust, line, widths)) for line in [titles, *lines]]
     return "\n".join([f"{found.name}, tuned on {found.objective.name}", *text, "", *_summary(found)])
 
 

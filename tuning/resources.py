@@ -31,16 +31,16 @@ def plan_trials(
     Raises:
         ValueError: one trial does not fit, or not as many as are wanted.
     """
-    alone = plan_workers(compute, cluster)
+    use_gpu = bool(plan_workers(compute, cluster).use_gpu)
     cpus, gpus, workers = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0), compute.workers
     for_data = max(1.0, cpus * DATA_SHARE)
     if compute.cpus_per_worker is not None:
         most = (cpus - 1) / (workers * compute.cpus_per_worker)
-    elif alone.use_gpu:
+    elif use_gpu:
         most = (cpus - for_data) / (workers * min(1.0, (cpus - for_data) / workers))
     else:
         most = cpus / workers
-    if alone.use_gpu:
+    if use_gpu:
         most = min(most, gpus / workers)
     most = max(1, math.floor(most + 1e-9))
     if wanted is not None and wanted > most:
@@ -49,8 +49,8 @@ def plan_trials(
             f"side, got {wanted}; lower concurrent, compute.workers or compute.cpus_per_worker"
         )
     concurrent = min(wanted or min(most, MOST_BY_DEFAULT), trials)
-    each = compute.cpus_per_worker or _share((cpus - for_data) / (concurrent * workers), alone.use_gpu)
-    return concurrent, replace(compute, gpus=alone.use_gpu, cpus_per_worker=each)
+    each = compute.cpus_per_worker or _share((cpus - for_data) / (concurrent * workers), use_gpu)
+    return concurrent, replace(compute, gpus=use_gpu, cpus_per_worker=each)
 
 
 def _share(free: float, use_gpu: bool) -> float:

@@ -65,7 +65,8 @@ class Domain:
         if self.kind == "int":
             return distributions.IntDistribution(*self.values)
         if self.kind in RANGES:
-            return distributions.FloatDistribution(*self.values, log=self.kind == "log")
+            low, high = self.values
+            return distributions.FloatDistribution(low, high, log=self.kind == "log")
         return distributions.CategoricalDistribution([plain(value) for value in self.values])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import ray
@@ -24,7 +24,7 @@ from tuning.objective import Objective
 from tuning.report import BASE, SWEEP_TAG, SweepReport, publish, read_sweep
 from tuning.resources import DRIVER, plan_trials
 from tuning.trial import run_trial, trial_name
-from tuning.watch import SweepWatcher, close_interrupted
+from tuning.watch import SweepWatcher, close_runs
 
 TUNE = "tune"  # the folder of Ray Tune's own state
 PLAN = "plan.json"
@@ -37,6 +37,8 @@ ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1",
     # Paths in a config are relative to where the command was given, in a trial too.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # The newer one prints a box that nothing turns off.
+    "RAY_AIR_NEW_OUTPUT": "0",
     # Frees the processes of a trial that was stopped, should they not end by themselves.
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
 }
@@ -76,7 +78,6 @@ def tune(config: SweepConfig) -> SweepReport:
         return conclude(folder, sweep)
     except KeyboardInterrupt:
         status = "KILLED"
-        close_interrupted(folder)
         print(f"interrupted; continue with the same command and --name {folder.name} --resume", flush=True)
         raise
     finally:
@@ -142,9 +143,7 @@ def run_trials(
     """Let Ray Tune run the trials that have not ended yet, and return how many still have not."""
     os.environ |= ENVIRONMENT | os.environ
     trial = ray.tune.with_resources(
-        ray.tune.with_parameters(
-            run_trial, base=base, objective=objective, parent_run_id=sweep.run_id, images=images
-        ),
+        ray.tune.with_parameters(run_trial, base=base, objective=objective, parent_run_id=sweep.run_id, images=images),
         DRIVER,
     )
     space = {name: domain.for_tune() for name, domain in config.domains().items()}
@@ -164,8 +163,12 @@ def run_trials(
                 verbose=0,
             ),
         )
-    results = tuner.fit()
-    ended = sum(1 for result in results if result.error or (result.metrics or {}).get("done"))
+    try:
+        results = tuner.fit()
+    finally:
+        close_runs(folder)  # those too that Ray Tune forgot when an earlier driver was killed
+    each = [results[number] for number in range(len(results))]
+    ended = sum(bool(result.error or (result.metrics or {}).get("done")) for result in each)
     return config.trial_count() - ended
 
 
@@ -227,13 +230,12 @@ def scheduler(config: SweepConfig, epochs: int) -> TrialScheduler:
 
 def conclude(folder: RunFolder, sweep: tracking.RunHandle) -> SweepReport:
     """Report a finished sweep, and keep its best encoder as an MLflow model of its trial."""
-    close_interrupted(folder)  # of trials that Ray Tune forgot when its driver was killed
     report = read_sweep(sweep.uri, sweep.run_id)
     publish(report, sweep, folder)
     if report.best is not None:
         trial = RunFolder(f"{folder.path}/{report.best.name}")
         if last_checkpoint(trial.path) is not None:
             keep_encoder(tracking.RunHandle(**trial.read_json("tracking.json")), trial.path)
-        print(f"the best config: {folder.path}/best.yaml   lodisc pretrain --config {folder.path}/best.yaml", flush=True)
+        print(f"to pretrain with it: lodisc pretrain --config {folder.path}/best.yaml", flush=True)
     folder.write_json(FINISHED, {"best": report.best.name if report.best else None})
     return report

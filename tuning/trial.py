@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import ray.train
@@ -14,6 +14,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from pipelines.config import PretrainConfig, config_from, to_dict
 from pipelines.images import RunImages
+from pipelines.journal import now_ms
 from pipelines.pretrain import pretrain
 from pipelines.run_folder import FINISHED, RunFolder
 from pipelines.train_loop import NonFiniteLossError
@@ -34,12 +35,14 @@ class Outcome:
         epoch: finished epochs at its last score, 0 without one.
         objective: that score.
         reason: of a failure, in one line.
+        ended: when, milliseconds since 1970.
     """
 
     outcome: str
     epoch: float = 0.0
     objective: float | None = None
     reason: str = ""
+    ended: int = field(default_factory=now_ms)
 
     @property
     def final(self) -> bool:

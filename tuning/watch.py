@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray.tune
 from ray.tune.experiment import Trial as TuneTrial
 
 from pipelines.run_folder import RunFolder
-from pipelines.tracking import RunHandle, finish_run
+from pipelines.tracking import RunHandle, finish_run, is_written
 from pipelines.train_loop import NonFiniteLossError
 from tuning.objective import Objective
-from tuning.trial import COMPLETED, DIVERGED, FAILED, INTERRUPTED, OUTCOME, STOPPED, Outcome, write_outcome
+from tuning.trial import COMPLETED, DIVERGED, FAILED, INTERRUPTED, STOPPED, Outcome, read_outcome, write_outcome
 
 # In MLflow's words. A trial that a scheduler stopped is told from one that went to its end by its status too.
-STATUS = {COMPLETED: "FINISHED", STOPPED: "KILLED", DIVERGED: "FAILED", FAILED: "FAILED"}
+STATUS = {COMPLETED: "FINISHED", STOPPED: "KILLED", INTERRUPTED: "KILLED", DIVERGED: "FAILED", FAILED: "FAILED"}
+LONGEST_END = 30.0  # seconds that the processes of trials have to end
 LONGEST_REASON = 500
 
 
@@ -28,12 +30,14 @@ class SweepWatcher(ray.tune.Callback):
         objective: of the sweep.
         epochs: of a trial that goes to its end.
         fields: of the search space.
+        open: trials that have ended, whose workers may still write to MLflow.
     """
 
     sweep: str
     objective: Objective
     epochs: int
     fields: list[str]
+    open: list[str] = field(default_factory=list)
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Say which values the trial has."""
@@ -58,27 +62,42 @@ class SweepWatcher(ray.tune.Callback):
         outcome, reason = explain(trial.get_error())
         self._close(trial, Outcome(outcome, last.get("epoch", 0.0), last.get("objective"), reason))
 
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        """Close the MLflow runs of trials that have ended, once their workers are gone."""
+        self.open = [name for name in self.open if not close_run(RunFolder(f"{self.sweep}/{name}"))]
+
     def _close(self, trial: TuneTrial, outcome: Outcome) -> None:
         at = f" at epoch {outcome.epoch:g}" if outcome.outcome == STOPPED else ""
         print(f"{trial}: {outcome.outcome}{at}{': ' if outcome.reason else ''}{outcome.reason}", flush=True)
-        folder = RunFolder(f"{self.sweep}/{trial}")
-        write_outcome(folder, outcome)
-        close_run(folder, STATUS[outcome.outcome], outcome)
+        write_outcome(RunFolder(f"{self.sweep}/{trial}"), outcome)
+        self.open.append(str(trial))
 
 
-def close_run(folder: RunFolder, status: str, outcome: Outcome) -> None:
-    """Mark a trial's MLflow run as ended, if it has one, and say there how."""
-    if folder.has("tracking.json"):
-        tags = {"trial.outcome": outcome.outcome, **({"trial.reason": outcome.reason} if outcome.reason else {})}
-        finish_run(RunHandle(**folder.read_json("tracking.json")), status, tags)
+def close_run(trial: RunFolder) -> bool:
+    """Mark a trial's MLflow run as ended, if it has one, and say there how; a trial without an outcome can go on.
+
+    Returns:
+        False, and nothing is done, while a worker still writes to the run.
+    """
+    if not trial.has("tracking.json"):
+        return True
+    handle = RunHandle(**trial.read_json("tracking.json"))
+    if is_written(handle):
+        return False
+    outcome = read_outcome(trial) or Outcome(INTERRUPTED)
+    tags = {"trial.outcome": outcome.outcome} | ({"trial.reason": outcome.reason} if outcome.reason else {})
+    finish_run(handle, STATUS[outcome.outcome], tags, outcome.ended)
+    return True
 
 
-def close_interrupted(sweep: RunFolder) -> None:
-    """Mark the MLflow runs of trials that have begun and not ended. They can go on when the sweep is resumed."""
-    for name in sweep.folders():
-        trial = RunFolder(f"{sweep.path}/{name}")
-        if not trial.has(OUTCOME):
-            close_run(trial, "KILLED", Outcome(INTERRUPTED))
+def close_runs(sweep: RunFolder) -> None:
+    """Mark the MLflow runs of all trials as ended, once no process works on any of them; call it when none should."""
+    open_runs = [RunFolder(f"{sweep.path}/{name}") for name in sweep.folders()]
+    give_up = time.monotonic() + LONGEST_END
+    while (open_runs := [trial for trial in open_runs if not close_run(trial)]) and time.monotonic() < give_up:
+        time.sleep(0.5)
+    for trial in open_runs:
+        print(f"{trial.name}: its processes have not ended, so MLflow may show it as running", flush=True)
 
 
 def explain(error: BaseException | None) -> tuple[str, str]:
