@@ -28,9 +28,6 @@ class Objective:
         """The name of its curve in MLflow and in what a run reports."""
         return f"eval/{self.name}"
 
-    def better(self, value: float, than: float) -> bool:
-        return value > than if self.mode == "max" else value < than
-
 
 OBJECTIVES = {
     objective.name: objective

@@ -20,7 +20,8 @@ def plan_trials(
     """Return how many trials run side by side, and what the workers of each take.
 
     All their workers together leave a quarter of the CPUs, and at least one, to Ray Data. Without GPUs a worker
-    computes with one thread or more, so there are at most as many workers as CPUs.
+    computes with one thread or more, so there are at most as many workers as CPUs. A trial by itself takes what a run
+    takes.
 
     Args:
         compute: of the recipe.
@@ -49,6 +50,8 @@ def plan_trials(
             f"side, got {wanted}; lower concurrent, compute.workers or compute.cpus_per_worker"
         )
     concurrent = min(wanted or min(most, MOST_BY_DEFAULT), trials)
+    if concurrent == 1:
+        return 1, compute
     each = compute.cpus_per_worker or _share((cpus - for_data) / (concurrent * workers), use_gpu)
     return concurrent, replace(compute, gpus=use_gpu, cpus_per_worker=each)
 
