@@ -11,7 +11,7 @@ import ray
 import ray.tune
 import yaml
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
-from ray.tune.search import BasicVariantGenerator, Searcher
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 
 from pipelines import tracking
 from pipelines.checkpoint import last_checkpoint
@@ -184,19 +184,19 @@ def tune_config(
     return ray.tune.TuneConfig(
         metric="objective",
         mode=objective.mode,
-        search_alg=sampler(config, objective),
+        search_alg=sampler(config, objective, concurrent),
         scheduler=scheduler(config, epochs),
         num_samples=1 if grid else config.trial_count(),
-        max_concurrent_trials=concurrent,
         trial_name_creator=name_of,
         trial_dirname_creator=name_of,
     )
 
 
-def sampler(config: SweepConfig, objective: Objective) -> Searcher | BasicVariantGenerator:
-    """Return what chooses the trials' values."""
+def sampler(config: SweepConfig, objective: Objective, concurrent: int) -> Searcher | BasicVariantGenerator:
+    """Return what chooses the trials' values, of at most `concurrent` trials at a time."""
+    # Ray Tune's own option for this does not reach the one that draws at random.
     if config.sampler != "optuna":
-        return BasicVariantGenerator(random_state=config.seed)
+        return BasicVariantGenerator(max_concurrent=concurrent, random_state=config.seed)
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
@@ -205,7 +205,8 @@ def sampler(config: SweepConfig, objective: Objective) -> Searcher | BasicVarian
     tpe = optuna.samplers.TPESampler(
         n_startup_trials=max(1, config.trial_count() // 3), constant_liar=True, seed=config.seed
     )
-    return OptunaSearch(metric="objective", mode=objective.mode, sampler=tpe)
+    searcher = OptunaSearch(metric="objective", mode=objective.mode, sampler=tpe)
+    return ConcurrencyLimiter(searcher, max_concurrent=concurrent)
 
 
 def scheduler(config: SweepConfig, epochs: int) -> TrialScheduler:
