@@ -55,7 +55,8 @@ COMMANDS = {
         "search for the best values of a recipe's fields",
         recipes="tuning",
     ),
-    "tune report": Command(
+    # Also as two words, which jsonargparse cannot take: see `main`.
+    "tune-report": Command(
         "tuning.report:ReportConfig",
         "tuning.report:report",
         "print what a sweep found, from MLflow alone",
@@ -98,8 +99,8 @@ class ConfigFile(ActionConfigFile):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 2 for what the user can put right, said in one line."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
-    if " ".join(arguments[:2]) in COMMANDS:
-        arguments[:2] = [" ".join(arguments[:2])]
+    if "-".join(arguments[:2]) in COMMANDS:
+        arguments[:2] = ["-".join(arguments[:2])]
     set_parsing_settings(add_print_completion_argument=True)
     try:
         parser = build_parser(COMMANDS if arguments[0] == "--print_completion" else arguments[:1])
@@ -126,7 +127,7 @@ def build_parser(complete: Collection[str]) -> ArgumentParser:
     for name, command in COMMANDS.items():
         places = " ".join(field.upper() for field in command.positional)
         subparser = ArgumentParser(
-            usage=f"lodisc {name} {places} [options]".replace("  ", " "),
+            usage=f"lodisc {name.replace('-', ' ')} {places} [options]".replace("  ", " "),
             description=f"{command.help[0].upper()}{command.help[1:]}.",
         )
         if name in complete:

@@ -16,6 +16,7 @@ from lodisc import __version__
 from pipelines.config import PretrainConfig, load_recipe
 
 REPOSITORY = Path(__file__).parent.parent.parent
+TUNE = ("tune", "--config", "grocery", "--data.images", "photos", "--data.eval_images", "held-out")
 PRETRAIN = ("pretrain", "--config", "paper-vit-b16", "--data.images", "photos")
 
 
@@ -53,10 +54,12 @@ def test_help_lists_every_command(arguments: list[str], capsys: pytest.CaptureFi
 def test_every_command_is_there_and_explains_its_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert callable(resolve_name(COMMANDS[name].function))
     text = printed(capsys, name, "--help")
-    assert text.startswith(f"usage: lodisc {name} ")
+    words = name.split("-")
+    assert text.startswith(f"usage: lodisc {' '.join(words)} ")
+    assert printed(capsys, *words, "--help") == text
     assert all(field.upper() in text for field in COMMANDS[name].positional)
     assert ("--address" in text) == COMMANDS[name].uses_ray
-    assert ("--config" in text) == COMMANDS[name].recipes
+    assert ("--config" in text) == (COMMANDS[name].recipes is not None)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,10 +92,28 @@ def test_the_printed_config_reads_back(tmp_path: Path, capsys: pytest.CaptureFix
         ([*PRETRAIN, "--compute.workers", "3"], "compute.workers"),
         ([*PRETRAIN, "--resume"], "resume"),
         (["prepare", "photos"], "destination"),
+        (["tune", "--config", "groceries"], "groceries: no such file"),
+        ([*TUNE, "--objective", "loss"], "objective: loss cannot be tuned on"),
+        ([*TUNE, "--sampler", "best"], "sampler"),
+        ([*TUNE, "--trials", "0"], "trials"),
+        (["tune", "report"], "sweep"),
     ],
 )
 def test_bad_options_are_refused_by_name(arguments: list[str], names: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert names in refused(capsys, *arguments)
+
+
+def test_a_sweep_reads_back_as_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, *TUNE, "--trials", "3", "--print_config")
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    assert printed(capsys, "tune", "--config", str(path), "--print_config") == text
+    assert "model.temperature:\n    log:\n    - 0.05" in text and "trials: 3" in text
+
+
+def test_the_report_of_a_sweep_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = refused(capsys, "tune", "report", "mine", "--storage", str(tmp_path))
+    assert "storage: there is no MLflow store in" in error
 
 
 def test_a_misspelt_field_of_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
