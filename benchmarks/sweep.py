@@ -3,8 +3,8 @@
     python -m benchmarks.sweep --data GROCERY --storage runs --out benchmarks/results/sweep.json
 
 GROCERY is the folder of the Grocery Store Dataset (train.txt, val.txt, test.txt). Sweeps and runs that `storage` holds
-already are not run again. Trials are tuned on k-NN of the validation split; the test split is looked at once, for the
-best trial of each sweep and for the recipe itself.
+already are not run again, and a sweep that was cut off goes on. Trials are tuned on k-NN of the validation split; the
+test split is looked at once, for the best trial of each sweep and for the recipe itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cluster.connect import connect
 from pipelines.config import DataConfig, load_recipe
 from pipelines.pretrain import pretrain
 from pipelines.run_folder import FINISHED
-from pipelines.tracking import TrackingConfig, find_run, open_client
+from pipelines.tracking import TrackingConfig, find_run
 from tuning.config import SweepConfig
 from tuning.report import SWEEP_TAG, SweepReport, importance, read_sweep
 from tuning.sweep import tune
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def measure_sweep(data: Path, storage: Path, scheduler: Any) -> dict[str, Any]:
-    """Return what a sweep took and found: {scheduler, minutes, epochs, trials, importance, best, test}."""
+    """Return what a sweep took and found: {scheduler, epochs, trials, importance, best, test}."""
     name = SWEEPS[scheduler]
     if not (storage / name / FINISHED).exists():
         tune(
@@ -59,14 +59,13 @@ def measure_sweep(data: Path, storage: Path, scheduler: Any) -> dict[str, Any]:
                 trials=TRIALS,
                 name=name,
                 storage=str(storage),
+                resume=(storage / name / "config.yaml").exists(),
             )
         )
-    uri, run_id = find_run(TrackingConfig(), str(storage), name, SWEEP_TAG)
-    found, info = read_sweep(uri, run_id), open_client(uri).get_run(run_id).info
+    found = read_sweep(*find_run(TrackingConfig(), str(storage), name, SWEEP_TAG))
     assert found.best is not None, "a finished sweep has a best trial"
     return {
         "scheduler": scheduler,
-        "minutes": round((info.end_time - info.start_time) / 60_000, 1),
         "epochs": sum(trial.epoch for trial in found.trials),
         "trials": trials(found),
         "importance": {"epoch": found.common_epoch, **importance(found)},
@@ -92,11 +91,8 @@ def measure_recipe(data: Path, storage: Path) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as Markdown."""
-    cells = [
-        (row["best"], row.get("epochs", ""), row.get("minutes", ""), *(f"{row['test'][name]:.1f}" for name in COLUMNS))
-        for row in rows
-    ]
-    return markdown_table(("best trial", "epochs run", "minutes", *(f"test {name}" for name in COLUMNS)), cells)
+    cells = [(row["best"], row.get("epochs", ""), *(f"{row['test'][name]:.1f}" for name in COLUMNS)) for row in rows]
+    return markdown_table(("best trial", "epochs run", *(f"test {name}" for name in COLUMNS)), cells)
 
 
 if __name__ == "__main__":

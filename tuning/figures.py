@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from tuning.space import RANGES, Domain, plain
 
@@ -106,7 +107,12 @@ def _scatter(
         axes.scatter(_shown(x), _shown(y), s=60, facecolors=face, edgecolors=colour, linewidths=1.8)
     for field, name in zip(fields, "xy", strict=True):
         if field is not None and space[field].kind == "log":
-            axes.set(**{f"{name}scale": "log"})
+            # Labels that fit a small picture: matplotlib's own lie over one another.
+            low, high = space[field].values
+            ticks = np.geomspace(low, high, 5).tolist()
+            axes.set(**{f"{name}scale": "log", f"{name}ticks": ticks})
+            axes.set(**{f"{name}ticklabels": _ticks(space[field])[1]})
+            getattr(axes, f"{name}axis").set_minor_locator(NullLocator())
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
 

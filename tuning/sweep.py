@@ -37,6 +37,8 @@ ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1",
     # Paths in a config are relative to where the command was given, in a trial too.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # `SweepWatcher` says in a line why a trial failed.
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     # The newer one prints a box that nothing turns off.
     "RAY_AIR_NEW_OUTPUT": "0",
     # Frees the processes of a trial that was stopped, should they not end by themselves.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray.tune
@@ -59,7 +60,8 @@ class SweepWatcher(ray.tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Close the books of a trial that failed; the sweep goes on without it."""
         last = trial.last_result or {}
-        outcome, reason = explain(trial.get_error())
+        # Ray Tune has not copied the file to the storage yet, where `trial.get_error` would look for it.
+        outcome, reason = explain(Path(trial.error_file or "").read_text())
         self._close(trial, Outcome(outcome, last.get("epoch", 0.0), last.get("objective"), reason))
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
@@ -100,10 +102,9 @@ def close_runs(sweep: RunFolder) -> None:
         print(f"{trial.name}: its processes have not ended, so MLflow may show it as running", flush=True)
 
 
-def explain(error: BaseException | None) -> tuple[str, str]:
-    """Return the outcome that an error means, and the error in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason is known"]
-    # Of an error in a remote process the text is a traceback, with the error itself at its end.
+def explain(error: str) -> tuple[str, str]:
+    """Return the outcome that a traceback means, and its error in one line."""
+    lines = [line.strip() for line in error.splitlines() if line.strip()] or ["no reason is known"]
     _, diverged, reason = lines[-1].rpartition(f"{NonFiniteLossError.__name__}: ")
     return (DIVERGED if diverged else FAILED), reason[:LONGEST_REASON]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -68,7 +69,21 @@ class Pages:
     def listed_runs(self) -> set[str]:
         """Return the names in the experiment's list of runs."""
         self._open("/runs")
-        return {link.text for link in self._some("//a[contains(@href, '/runs/')]//span[text()]")}
+        return self._until(self._names)
+
+    def expand(self, run_id: str) -> set[str]:
+        """Unfold a run that others are nested under, in the list of runs, and return the names listed then."""
+        before = self.listed_runs()
+        self._one(f"//a[contains(@href, '{run_id}')]/ancestor::*[@role='gridcell'][1]//button").click()
+        return self._until(lambda: names if (names := self._names()) > before else set())
+
+    def parallel_coordinates(self, run_ids: Sequence[str]) -> set[str]:
+        """Show MLflow's page that compares runs, with its parallel coordinates, and return the titles of the axes."""
+        runs, experiments = json.dumps(list(run_ids)), json.dumps([self.experiment.rsplit("/", 1)[1]])
+        self.driver.get("about:blank")
+        self.driver.get(f"{self.uri}/#/compare-runs?runs={quote(runs)}&experiments={quote(experiments)}")
+        self._one("//button[@role='tab' and @aria-selected='true' and text()='Parallel Coordinates Plot']")
+        return {title.text for title in self._some("//*[name()='text' and contains(@class, 'axis-title')]")}
 
     def compare(self, metric: str, pattern: str | None = None, run_ids: Sequence[str] = ()) -> set[str]:
         """Show the charts of runs together, of all runs or the given ones.
@@ -115,6 +130,11 @@ class Pages:
     def save(self, path: Path) -> None:
         """Keep what the window shows as a PNG."""
         self.driver.save_screenshot(str(path))
+
+    def _names(self) -> set[str]:
+        return {
+            link.text for link in self.driver.find_elements(By.XPATH, "//a[contains(@href, '/runs/')]//span[text()]")
+        }
 
     def _open(self, page: str) -> None:
         self.driver.get("about:blank")

@@ -13,8 +13,10 @@ from PIL import Image
 
 from pipelines.config import DataConfig, load_recipe, to_dict
 from pipelines.tracking import TrackingConfig, create_run, finish_run, log_files
+from tests.pipelines.mlflow_pages import Pages, missing_browser
+from tests.pipelines.mlflow_server import Server
 from tuning.config import SweepConfig
-from tuning.report import BASE, SWEEP_TAG, ReportConfig, SweepReport, importance, report
+from tuning.report import BASE, SWEEP_TAG, ReportConfig, SweepReport, importance, read_sweep, report, report_files
 from tuning.trial import COMPLETED, DIVERGED, STOPPED
 
 STEPS_PER_EPOCH = 10
@@ -57,6 +59,10 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
             client.log_metric(trial.run_id, "eval/knn/fine", score, step=epoch * STEPS_PER_EPOCH)
         tags = {"trial.outcome": outcome} | ({"trial.reason": "step 3: loss nan"} if outcome == DIVERGED else {})
         finish_run(trial, "FINISHED", tags)
+    log_files(
+        parent,
+        {f"report/{name}": content for name, content in report_files(read_sweep(parent.uri, parent.run_id)).items()},
+    )
     finish_run(parent, "FINISHED")
     finish_run(create_run(TrackingConfig(), storage, "no-sweep", {}), "FINISHED")
     return storage
@@ -108,6 +114,25 @@ def test_the_best_config_is_one_to_pretrain_with(storage: str, tmp_path: Path) -
     best = load_recipe(str(tmp_path / "best.yaml"), {})
     assert (best.model.temperature, best.model.mask_ratio, best.model.pivots) == (0.3, 0.8, "random")
     assert (best.optim.epochs, best.data.images, best.name) == (3, "photos", None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(missing_browser() is not None, reason=missing_browser() or "")
+def test_a_browser_shows_the_trials_below_their_sweep_and_compares_them(found: SweepReport, storage: str) -> None:
+    trials = [trial for trial in found.trials if trial.scores]
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    (parent,) = [run for run in client.search_runs(["1"]) if run.info.run_name == "mine"]
+    with Server(Path(storage)) as server, Pages(server.uri, "1") as pages:
+        assert pages.listed_runs() == {"mine", "no-sweep"}
+        assert pages.expand(parent.info.run_id) == {"mine", "no-sweep", *(trial.name for trial in found.trials)}
+        assert pages.compare("eval/knn/fine", run_ids=[trial.run_id for trial in trials[:2]]) == {
+            trial.name for trial in trials[:2]
+        }
+        # MLflow takes up to three of the params in which the runs differ, by their names.
+        axes = pages.parallel_coordinates([trial.run_id for trial in trials])
+        assert axes == {"eval/knn/fine", "model.mask_ratio", "model.pivots", "model.temperature"}
+        width, height = pages.picture_size(parent.info.run_id, "report/parallel_coordinates.png")
+        assert width > 500 and height > 150
 
 
 def test_what_is_no_sweep_is_refused_with_those_that_are(storage: str, tmp_path: Path) -> None:
