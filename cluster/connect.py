@@ -28,8 +28,8 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
-# The least level that some loggers still say. The first warns, ever again, that there is no dashboard, as `connect`
-# asks for. The second tells of every report, and bears its file's name, which Train's own setting misses.
+# The least level that some loggers still say. The first warns of each trial that a sweep stops. The second tells of
+# every report, and bears its file's name, which Train's own setting misses.
 LOG_LEVELS = {
     "ray.train.v2._internal.execution.controller.placement_group_cleaner": logging.ERROR,
     f"{Path(ray.__file__).parent}/train/v2/_internal/execution/context.py": logging.WARNING,
@@ -69,7 +69,9 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> Iterator
 def _start(address: str | None, num_cpus: int | None) -> None:
     local: dict[str, Any] = {}
     if address is None:
-        local = {"num_cpus": num_cpus, "include_dashboard": False}
+        # By its dashboard Ray Train learns which runs have ended. Without one it would ask that of any other Ray on this
+        # machine, which knows nothing of them, and take the machine from a run that goes on.
+        local = {"num_cpus": num_cpus, "include_dashboard": True}
         # It watches for a cloud that takes a node back, which does not befall a machine that runs alone.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     workers = {

@@ -12,6 +12,8 @@ import ray.tune
 import yaml
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
+from ray.util.state import get_node
+from ray.util.state.exception import RayStateApiException
 
 from pipelines import tracking
 from pipelines.checkpoint import last_checkpoint
@@ -53,9 +55,11 @@ def tune(config: SweepConfig) -> SweepReport:
     are.
 
     Raises:
-        ValueError: the name is in use, the images cannot be read or lack labels, or the cluster is too small.
+        ValueError: the name is in use, the images cannot be read or lack labels, or the cluster is too small or has no
+            dashboard.
         KeyboardInterrupt: the user interrupted it; its state is kept.
     """
+    require_dashboard()
     config = named(config, TUNE)
     folder = open_run(config)
     objective, base = config.goal(), config.base()
@@ -84,6 +88,25 @@ def tune(config: SweepConfig) -> SweepReport:
         raise
     finally:
         tracking.finish_run(sweep, status)
+
+
+def require_dashboard() -> None:
+    """Refuse a Ray without dashboard: there Ray Train never learns that a trial was stopped, and frees nothing it held.
+
+    Raises:
+        ValueError: there is none, or it does not answer.
+    """
+    context = ray.get_runtime_context()
+    try:
+        # Where there is none, that of another Ray on the same machine may answer, which does not know this node.
+        known = get_node(context.get_node_id(), address=context.gcs_address)
+    except RayStateApiException:
+        known = None
+    if known is None:
+        raise ValueError(
+            "address: a sweep needs a Ray whose dashboard answers; start it with ray start --head "
+            "--include-dashboard=true, or with ray.init(include_dashboard=True)"
+        )
 
 
 def open_sweep(config: SweepConfig, base: PretrainConfig, folder: RunFolder, images: RunImages) -> tracking.RunHandle:

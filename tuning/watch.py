@@ -71,7 +71,11 @@ class SweepWatcher(ray.tune.Callback):
     def _close(self, trial: TuneTrial, outcome: Outcome) -> None:
         at = f" at epoch {outcome.epoch:g}" if outcome.outcome == STOPPED else ""
         print(f"{trial}: {outcome.outcome}{at}{': ' if outcome.reason else ''}{outcome.reason}", flush=True)
-        write_outcome(RunFolder(f"{self.sweep}/{trial}"), outcome)
+        folder = RunFolder(f"{self.sweep}/{trial}")
+        before = read_outcome(folder)
+        # Of a trial that had ended when the driver was killed, Ray Tune hears once more in the sweep that continues.
+        if before is None or not before.final:
+            write_outcome(folder, outcome)
         self.open.append(str(trial))
 
 

@@ -102,13 +102,16 @@ class Pages:
         # A chart is drawn once it is scrolled into view.
         heading = self._one(f"//h4[@title='{metric}']")
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'nearest'})", heading)
-        suffix = f" ({metric})"
-        names = {span.text.removesuffix(suffix) for span in self._some(f"//span[contains(text(), '{suffix}')]")}
         card = f"//h4[@title='{metric}']/ancestor::*[.//*[name()='path' and contains(@class, 'js-line')]][1]"
         lines = self._some(f"{card}//*[name()='path' and contains(@class, 'js-line')]")
-        colours = {line.value_of_css_property("stroke") for line in lines if len(line.get_attribute("d") or "") > 20}
-        assert len(colours) == len(names), f"{len(colours)} curves for the runs {names}"
-        return names
+        drawn = {line.value_of_css_property("stroke") for line in lines if len(line.get_attribute("d") or "") > 20}
+        # The legend names every run on the page, those too that never had the metric.
+        suffix = f" ({metric})"
+        legend = {
+            span.text.removesuffix(suffix): span.find_element(By.XPATH, "..//*[name()='path']")
+            for span in self._some(f"//span[contains(text(), '{suffix}')]")
+        }
+        return {name for name, line in legend.items() if line.value_of_css_property("stroke") in drawn}
 
     def picture_size(self, run_id: str, artifact: str) -> tuple[int, int]:
         """Show a picture of a run and return the width and height of what the browser decoded."""
