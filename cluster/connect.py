@@ -69,7 +69,7 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> Iterator
 def _start(address: str | None, num_cpus: int | None) -> None:
     local: dict[str, Any] = {}
     if address is None:
-        # By its dashboard Ray Train learns which runs have ended. Without one it would ask that of any other Ray on this
+        # Ray Train learns by the dashboard which runs have ended. Without one it asks that of any other Ray on this
         # machine, which knows nothing of them, and take the machine from a run that goes on.
         local = {"num_cpus": num_cpus, "include_dashboard": True}
         # It watches for a cloud that takes a node back, which does not befall a machine that runs alone.

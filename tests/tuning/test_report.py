@@ -55,8 +55,8 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
         params = to_dict(load_recipe("grocery", {"data.images": "photos", **dict(zip(SPACE, values, strict=True))}))
         trial = create_run(TrackingConfig(), storage, f"mine-{number:03d}-abcd", params, {}, parent.run_id)
         for epoch, score in scores.items():
-            client.log_metric(trial.run_id, "epoch", epoch, step=epoch * STEPS_PER_EPOCH)
             client.log_metric(trial.run_id, "eval/knn/fine", score, step=epoch * STEPS_PER_EPOCH)
+            client.log_metric(trial.run_id, "epoch", epoch, step=epoch * STEPS_PER_EPOCH)
         tags = {"trial.outcome": outcome} | ({"trial.reason": "step 3: loss nan"} if outcome == DIVERGED else {})
         finish_run(trial, "FINISHED", tags)
     log_files(
@@ -128,7 +128,7 @@ def test_a_browser_shows_the_trials_below_their_sweep_and_compares_them(found: S
         assert pages.compare("eval/knn/fine", run_ids=[trial.run_id for trial in trials[:2]]) == {
             trial.name for trial in trials[:2]
         }
-        # MLflow takes up to three of the params in which the runs differ, by their names.
+        # MLflow takes up to three of the params in which the runs differ, and the metric that was logged first.
         axes = pages.parallel_coordinates([trial.run_id for trial in trials])
         assert axes == {"eval/knn/fine", "model.mask_ratio", "model.pivots", "model.temperature"}
         width, height = pages.picture_size(parent.info.run_id, "report/parallel_coordinates.png")
