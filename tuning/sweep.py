@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,7 +26,7 @@ from tuning.config import SweepConfig
 from tuning.objective import Objective
 from tuning.report import BASE, SWEEP_TAG, SweepReport, publish, read_sweep
 from tuning.resources import DRIVER, plan_trials
-from tuning.trial import run_trial, trial_name
+from tuning.trial import read_outcome, run_trial, trial_name
 from tuning.watch import SweepWatcher, close_runs
 
 TUNE = "tune"  # the folder of Ray Tune's own state
@@ -192,9 +193,13 @@ def run_trials(
         results = tuner.fit()
     finally:
         close_runs(folder)  # those too that Ray Tune forgot when an earlier driver was killed
-    each = [results[number] for number in range(len(results))]
-    ended = sum(bool(result.error or (result.metrics or {}).get("done")) for result in each)
-    return config.trial_count() - ended
+    return config.trial_count() - sum(has_ended(results[number], folder) for number in range(len(results)))
+
+
+def has_ended(result: ray.tune.Result, folder: RunFolder) -> bool:
+    """Say whether a trial will not go on. Ray Tune itself calls those terminated, too, that an interrupt cut off."""
+    outcome = read_outcome(RunFolder(f"{folder.path}/{Path(result.path).name}"))
+    return result.error is not None or (outcome is not None and outcome.final)
 
 
 def tune_config(

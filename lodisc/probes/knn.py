@@ -20,8 +20,6 @@ def knn_accuracy(
 ) -> float:
     """Return the share of queries whose class the k nearest gallery images vote for, in percent.
 
-    A neighbour of cosine similarity s votes with weight exp(s / temperature) (Wu et al. 2018, arXiv 1805.01978,
-    section 3.4). Of equally near neighbours the first in the gallery counts; of equal votes the lowest class wins.
     A query whose class the gallery lacks is counted, as wrong.
 
     Args:
@@ -29,6 +27,34 @@ def knn_accuracy(
         gallery_labels: (G,) int64.
         queries: (Q, D) floating point, other images than the gallery's.
         query_labels: (Q,) int64.
+        k, temperature, max_pairs: of `knn_predictions`.
+
+    Raises:
+        ValueError: an argument of another shape or type, or a value that is not finite.
+    """
+    require_features("queries", queries)
+    require_labels("query_labels", query_labels, queries)
+    predictions = knn_predictions(gallery, gallery_labels, queries, k, temperature, max_pairs)
+    return 100 * float((predictions == query_labels).double().mean())
+
+
+def knn_predictions(
+    gallery: Tensor,
+    gallery_labels: Tensor,
+    queries: Tensor,
+    k: int = 20,
+    temperature: float = 0.07,
+    max_pairs: int = MAX_PAIRS,
+) -> Tensor:
+    """Return the class (Q,) int64 that the k nearest gallery images of each query vote for.
+
+    A neighbour of cosine similarity s votes with weight exp(s / temperature) (Wu et al. 2018, arXiv 1805.01978,
+    section 3.4). Of equally near neighbours the first in the gallery counts; of equal votes the lowest class wins.
+
+    Args:
+        gallery: (G, D) floating point.
+        gallery_labels: (G,) int64.
+        queries: (Q, D) floating point, other images than the gallery's.
         k: neighbours that vote; a smaller gallery votes as a whole.
         temperature: of the votes.
         max_pairs: how many similarities are held at a time.
@@ -39,7 +65,6 @@ def knn_accuracy(
     require_features("gallery", gallery)
     require_features("queries", queries)
     require_labels("gallery_labels", gallery_labels, gallery)
-    require_labels("query_labels", query_labels, queries)
     if gallery.shape[1] != queries.shape[1]:
         raise ValueError(f"gallery has {gallery.shape[1]} features an image, queries have {queries.shape[1]}")
     if k < 1 or temperature <= 0:
@@ -54,4 +79,4 @@ def knn_accuracy(
         votes.scatter_add_(1, gallery_classes[places_of(nearest)], weights)
         # Rounding hides the order in which equal votes were summed.
         predictions.append(classes[votes.float().argmax(dim=1)])
-    return 100 * float((torch.cat(predictions) == query_labels).double().mean())
+    return torch.cat(predictions)
