@@ -375,12 +375,12 @@ def _tell(handle: RunHandle, *entries: Entry) -> bool:
 
 
 def _replay_leftovers(storage: str) -> None:
-    """Send what finished runs of this storage still keep from the time when their store was down."""
+    """Send what runs of this storage that no process works on still keep from when their store was down."""
     folder = _local_path(storage)
     for record in sorted(folder.glob("*/tracking.json")) if folder else ():
         handle = RunHandle(**json.loads(record.read_text()))
         buffer = Path(handle.buffer_path)
-        if buffer.exists() and buffer.stat().st_size > 0:
+        if buffer.exists() and buffer.stat().st_size > 0 and not is_written(handle):
             replay_buffer(handle)
 
 

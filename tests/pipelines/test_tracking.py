@@ -144,6 +144,19 @@ def test_what_a_killed_process_had_not_sent_is_sent_on_resume(storage: Path) -> 
     assert buffer.stat().st_size == 0
 
 
+def test_a_run_at_work_is_left_alone_by_the_next_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    handle = create_run(TrackingConfig(), str(tmp_path), "working", {})
+    journal = Journal(Path(handle.buffer_path), MlflowClient(handle.uri), handle.run_id)
+    journal.deliver()
+    journal.append({"metrics": {"loss": 0.5}, "step": 1, "time": 1})
+    (tmp_path / "working" / "tracking.json").write_text(json.dumps(asdict(handle)))
+    create_run(TrackingConfig(), str(tmp_path), "next", {})
+    assert steps(handle) == [] and capsys.readouterr().err == ""
+    journal.close()
+    create_run(TrackingConfig(), str(tmp_path), "after it", {})
+    assert steps(handle) == [1]
+
+
 @pytest.mark.slow
 def test_a_server_that_is_killed_and_restarted_loses_nothing(
     storage: Path, impatient: None, capsys: pytest.CaptureFixture[str]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from ray.tune import Result
 
 from pipelines.run_folder import RunFolder
 from pipelines.tracking import RunHandle, Tracker, TrackingConfig, create_run
+from tuning.sweep import has_ended
 from tuning.trial import COMPLETED, DIVERGED, FAILED, STOPPED, Outcome, read_outcome, write_outcome
 from tuning.watch import close_run, explain
 
@@ -38,6 +41,18 @@ def test_only_a_failed_trial_is_tried_again(tmp_path: Path) -> None:
         write_outcome(folder, outcome)
         assert read_outcome(folder) == outcome and outcome.final
     assert not Outcome(FAILED, reason="disk full").final
+
+
+def test_a_trial_has_ended_by_its_own_word_or_by_its_error(tmp_path: Path) -> None:
+    """Ray Tune itself counts a trial that was interrupted as terminated, and forgets that one was when it is killed."""
+    sweep, trial = RunFolder(str(tmp_path)), RunFolder(str(tmp_path / "trial"))
+    result = Result({"done": True}, None, None, path=str(tmp_path / "tune" / "trial"))
+    assert not has_ended(result, sweep)
+    assert has_ended(replace(result, error=OSError("disk full")), sweep)
+    write_outcome(trial, Outcome(FAILED, reason="disk full"))
+    assert not has_ended(result, sweep), "it is being tried again"
+    write_outcome(trial, Outcome(COMPLETED, 3.0, 10.0))
+    assert has_ended(replace(result, metrics={"done": False}), sweep)
 
 
 @pytest.mark.parametrize(
