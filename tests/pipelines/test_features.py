@@ -39,7 +39,10 @@ def test_extract_is_a_plain_loop_in_the_datasets_order(ray_session: None, image_
         views = [torch.from_numpy(eval_view(decode_image(row["bytes"]), 32)) for row in rows]
         expected = torch.cat([encoder(normalise(view[None])) for view in views]).float()
     assert found.features.dtype == torch.float32
-    torch.testing.assert_close(found.features, expected, rtol=1e-4, atol=1e-4)
+    # In bfloat16 the size of a batch decides in which order a kernel sums, and so a value's last bits, of eight.
+    tolerance = 1e-4 if resolve_precision("auto", cpu) == torch.float32 else 3e-2
+    torch.testing.assert_close(found.features, expected, rtol=tolerance, atol=tolerance)
+    assert torch.cdist(found.features, expected).argmin(dim=1).tolist() == list(range(len(paths)))
     assert found.paths == [str(path) for path in paths]
     assert found.labels == [path.parent.name for path in paths]
     assert found.coarse is None, "one image has no coarse label"

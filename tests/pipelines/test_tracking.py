@@ -151,7 +151,7 @@ def test_a_run_at_work_is_left_alone_by_the_next_one(tmp_path: Path, capsys: pyt
     journal.append({"metrics": {"loss": 0.5}, "step": 1, "time": 1})
     (tmp_path / "working" / "tracking.json").write_text(json.dumps(asdict(handle)))
     create_run(TrackingConfig(), str(tmp_path), "next", {})
-    assert steps(handle) == [] and capsys.readouterr().err == ""
+    assert steps(handle) == [] and "tracking:" not in capsys.readouterr().err
     journal.close()
     create_run(TrackingConfig(), str(tmp_path), "after it", {})
     assert steps(handle) == [1]
