@@ -32,8 +32,8 @@ class SweepConfig:
         space: the searched fields by dotted name, each with `uniform`, `log` or `int` [low, high], or with `choice` or
             `grid` and a list of values.
         objective: the score to tune on, knn/fine, knn/coarse, retrieval/rank1, retrieval/rank5 or retrieval/map of the
-            held-out images, or without labels rankme or align_uniform; None takes knn/fine where there are held-out
-            images, else rankme.
+            held-out images, or without labels rankme or align_uniform; None takes retrieval/rank1 where there are
+            held-out images, else rankme.
         sampler: how values are chosen: by Optuna's TPE from the trials so far, at random, or every combination.
         scheduler: what stops trials that fall behind: successive halving (asha), the median rule, or nothing.
         grace_epochs: no trial is stopped before.
@@ -85,7 +85,7 @@ class SweepConfig:
     def goal(self) -> Objective:
         """Return the objective, chosen by what there is to score on where none is named."""
         held_out = self.data.eval_images is not None
-        return find_objective(self.objective or ("knn/fine" if held_out else "rankme"), self.space, held_out)
+        return find_objective(self.objective or ("retrieval/rank1" if held_out else "rankme"), self.space, held_out)
 
     def trial_count(self) -> int:
         return grid_size(self.domains()) if self.sampler == "grid" else self.trials or RANDOM_TRIALS

@@ -17,7 +17,7 @@ from pipelines.config import config_from, to_dict
 from pipelines.run_folder import RunFolder
 from pipelines.tracking import RunHandle, TrackingConfig, find_run, log_files, open_client
 from tuning import figures
-from tuning.objective import OBJECTIVES, Objective
+from tuning.objective import Objective, find_objective
 from tuning.space import Domain, parse_space
 from tuning.trial import COMPLETED, DIVERGED, FAILED
 
@@ -114,12 +114,14 @@ class ReportConfig:
         sweep: its name.
         storage: folder that holds the sweep.
         tracking: the MLflow store, where it is not in the storage.
+        objective: another score to compare the trials by than the one that they were tuned on.
         output: folder for the pictures, the table and best.yaml; None prints only.
     """
 
     sweep: str
     storage: str = "runs"
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    objective: str | None = None
     output: str | None = None
 
 
@@ -127,10 +129,10 @@ def report(config: ReportConfig) -> SweepReport:
     """Print the report of a sweep, finished or not, from the MLflow store alone, and write its pictures.
 
     Raises:
-        ValueError: there is no such store, or no sweep of that name in it.
+        ValueError: there is no such store, no sweep of that name in it, or no such objective.
     """
     uri, run_id = find_run(config.tracking, config.storage, config.sweep, SWEEP_TAG)
-    found = read_sweep(uri, run_id)
+    found = read_sweep(uri, run_id, config.objective)
     print(table(found))
     if config.output is not None:
         folder = Path(config.output)
@@ -141,18 +143,23 @@ def report(config: ReportConfig) -> SweepReport:
     return found
 
 
-def read_sweep(uri: str, run_id: str) -> SweepReport:
-    """Read a sweep and its trials from MLflow."""
+def read_sweep(uri: str, run_id: str, objective: str | None = None) -> SweepReport:
+    """Read a sweep and its trials from MLflow, with their scores by its objective or by the one that is named.
+
+    Raises:
+        ValueError: trials cannot be compared by the objective.
+    """
     client = open_client(uri)
     parent = client.get_run(run_id)
     sweep, base = _yaml(client, run_id, "config.yaml"), _yaml(client, run_id, BASE)
-    objective, space = OBJECTIVES[parent.data.tags[SWEEP_TAG]], parse_space(sweep["space"])
+    space = parse_space(sweep["space"])
+    goal = find_objective(objective or parent.data.tags[SWEEP_TAG], space, base["data"]["eval_images"] is not None)
     children = client.search_runs(
         [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'", max_results=50_000
     )
-    trials = [_trial(client, child, list(space), objective) for child in children]
+    trials = [_trial(client, child, list(space), goal) for child in children]
     trials.sort(key=lambda trial: trial.name)
-    return SweepReport(parent.info.run_name, objective, space, base["optim"]["epochs"], base, trials)
+    return SweepReport(parent.info.run_name, goal, space, base["optim"]["epochs"], base, trials)
 
 
 def _yaml(client: MlflowClient, run_id: str, name: str) -> dict[str, Any]:

@@ -16,10 +16,10 @@ def sweep(**fields: Any) -> SweepConfig:
     return SweepConfig(**{"recipe": "grocery", "data": LABELLED, **fields})
 
 
-def test_a_sweep_searches_temperature_mask_ratio_and_loss_weight_by_knn_unless_told_otherwise() -> None:
+def test_a_sweep_searches_temperature_mask_ratio_and_loss_weight_by_rank1_unless_told_otherwise() -> None:
     config = sweep()
     assert set(config.domains()) == {"model.temperature", "model.mask_ratio", "model.local_weight"}
-    assert config.goal().name == "knn/fine"
+    assert config.goal().name == "retrieval/rank1"
     assert config.trial_count() == RANDOM_TRIALS
     assert (config.sampler, config.scheduler) == ("optuna", "asha")
 

@@ -56,6 +56,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
         trial = create_run(TrackingConfig(), storage, f"mine-{number:03d}-abcd", params, {}, parent.run_id)
         for epoch, score in scores.items():
             client.log_metric(trial.run_id, "eval/knn/fine", score, step=epoch * STEPS_PER_EPOCH)
+            client.log_metric(trial.run_id, "eval/retrieval/rank1", 100 - score, step=epoch * STEPS_PER_EPOCH)
             client.log_metric(trial.run_id, "epoch", epoch, step=epoch * STEPS_PER_EPOCH)
         tags = {"trial.outcome": outcome} | ({"trial.reason": "step 3: loss nan"} if outcome == DIVERGED else {})
         finish_run(trial, "FINISHED", tags)
@@ -107,6 +108,16 @@ def test_the_report_is_printed_and_written(storage: str, tmp_path: Path, capsys:
             assert picture.width > 500 and picture.height > 150
     trials = json.loads((tmp_path / "out" / "trials.json").read_text())
     assert len(trials["data"]) == len(TRIALS) and trials["columns"][1:4] == list(SPACE)
+
+
+def test_trials_can_be_compared_by_another_score_afterwards(storage: str, found: SweepReport) -> None:
+    """By design the Rank-1 of a trial is 100 less its k-NN."""
+    other = report(ReportConfig(sweep="mine", storage=storage, objective="retrieval/rank1"))
+    assert other.objective.name == "retrieval/rank1"
+    assert other.best is not None and other.best.name == "mine-000-abcd"
+    assert [score for _, score in other.comparable()] == [100 - score for _, score in found.comparable()]
+    with pytest.raises(ValueError, match="objective: loss cannot be tuned on"):
+        report(ReportConfig(sweep="mine", storage=storage, objective="loss"))
 
 
 def test_the_best_config_is_one_to_pretrain_with(storage: str, tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_images_without_labels_are_refused_before_any_trial(
 ) -> None:
     flat = image_folder(classes=1, per_class=8) / "class-0"
     held_out = replace(config, name="unlabelled", data=DataConfig(images=config.data.images, eval_images=str(flat)))
-    with pytest.raises(ValueError, match=r"objective: knn/fine needs a fine label of every image, and .*000\.jpg"):
+    with pytest.raises(ValueError, match=r"objective: retrieval/rank1 needs a fine label .*, and .*000\.jpg"):
         tune(held_out)
     assert not (Path(config.storage) / "unlabelled").exists()
 
