@@ -3,7 +3,7 @@
     python -m benchmarks.sweep --data GROCERY --storage runs --out benchmarks/results/sweep.json
 
 GROCERY is the folder of the Grocery Store Dataset (train.txt, val.txt, test.txt). Sweeps and runs that `storage` holds
-already are not run again, and a sweep that was cut off goes on. Trials are tuned on Rank-1 of the validation split; the
+already are not run again, and what was cut off goes on. Trials are tuned on Rank-1 of the validation split; the
 test split is looked at once, for the best trial of each sweep and for the recipe itself.
 """
 
@@ -87,7 +87,8 @@ def measure_recipe(data: Path, storage: Path) -> dict[str, Any]:
     """Return the scores of the recipe as it is shipped, but for its length."""
     if not (storage / RECIPE / FINISHED).exists():
         split = {"data.images": str(data / "train.txt"), "data.eval_images": str(data / "val.txt")}
-        pretrain(load_recipe("grocery", {**split, **SHORTER, "storage": str(storage), "name": RECIPE}))
+        own = {"name": RECIPE, "storage": str(storage), "resume": (storage / RECIPE / "config.yaml").exists()}
+        pretrain(load_recipe("grocery", {**split, **SHORTER, **own}))
     return {"scheduler": None, "best": RECIPE, "test": score(data, storage / RECIPE, untrained=False)}
 
 

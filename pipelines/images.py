@@ -69,6 +69,11 @@ def with_views(images: RunImages, config: PretrainConfig) -> RunImages:
     return replace(images, views=views.materialize(), views_for=_drawing(config))
 
 
+def same_views(one: PretrainConfig, other: PretrainConfig) -> bool:
+    """Whether two runs on the same images show the same views."""
+    return _drawing(one) == _drawing(other)
+
+
 def views_bytes(images: RunImages, config: PretrainConfig) -> int:
     """Return what all pairs of views of the run take of the object store."""
     samples = config.optim.epochs * sample_order(images.training, config).steps_per_epoch * config.optim.batch_size

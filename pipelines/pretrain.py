@@ -19,7 +19,7 @@ from pipelines.config import PretrainConfig, to_dict
 from pipelines.images import RunImages, images_for, load_images, sample_order, views_from_last_checkpoint
 from pipelines.profile import WARM_UP
 from pipelines.progress import Style
-from pipelines.resources import plan_workers
+from pipelines.resources import node_resources, plan_workers
 from pipelines.run_folder import FINISHED, RunFolder, named, open_run
 from pipelines.train_loop import NonFiniteLossError, TrainJob, train_worker
 
@@ -67,7 +67,7 @@ def pretrain(
     """
     config = named(config)
     folder = open_run(config)
-    scaling = plan_workers(config.compute, ray.cluster_resources())
+    scaling = plan_workers(config.compute, node_resources())
     images = load_images(config) if images is None else images_for(images, config)
     steps_per_epoch = sample_order(images.training, config).steps_per_epoch
     _refuse_long_profile(config, steps_per_epoch * config.optim.epochs - folder.finished_steps())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+
 import ray
 import ray.train
 import torch
@@ -9,36 +12,78 @@ import torch
 from pipelines.config import ComputeConfig
 
 DATA_SHARE = 0.25
+LEAST = 0.02  # CPUs of a worker
+ROUNDING = 1e-9
 
 
-def plan_workers(compute: ComputeConfig, cluster: dict[str, float]) -> ray.train.ScalingConfig:
-    """Return the training workers' placement on a cluster with resources `cluster` ({"CPU": 8.0, "GPU": 1.0}).
+Nodes = Sequence[Mapping[str, float]]
 
-    Workers that took every CPU would wait for ever for images that no CPU is left to decode, so that is refused.
+
+def node_resources() -> Nodes:
+    """Return the resources of every node of the cluster that is there, as {"CPU": 8.0, "GPU": 1.0}."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def total(nodes: Nodes, resource: str) -> float:
+    return sum(node.get(resource, 0.0) for node in nodes)
+
+
+def plan_workers(compute: ComputeConfig, nodes: Nodes) -> ray.train.ScalingConfig:
+    """Return the training workers' placement on a cluster of `nodes`.
+
+    Workers that took every CPU would wait for ever for images that no CPU is left to decode, and so would a worker that
+    is larger than any node: both are refused.
 
     Raises:
-        ValueError: the workers do not fit beside one CPU of data work.
+        ValueError: the workers do not fit on the nodes beside one CPU of data work.
     """
-    cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
+    cpus, gpus = total(nodes, "CPU"), total(nodes, "GPU")
     use_gpu = gpus >= compute.workers if compute.gpus is None else compute.gpus
     if use_gpu and gpus < compute.workers:
         raise ValueError(f"compute.gpus: {compute.workers} workers need a GPU each, the cluster has {gpus:g}")
-    each = compute.cpus_per_worker or _share(cpus, compute.workers, use_gpu)
-    if each <= 0 or compute.workers * each + 1 > cpus:
+    each = compute.cpus_per_worker or worker_cpus(compute.workers, use_gpu, nodes)
+    if each <= 0 or not fit(each, compute.workers, use_gpu, nodes):
+        size = f" of {each:g} CPUs" if each > 0 else ""
         raise ValueError(
-            f"compute: {compute.workers} workers x {each:g} CPUs leave less than 1 of the cluster's {cpus:g} CPUs for "
-            "decoding images; lower compute.workers or compute.cpus_per_worker, or add CPUs"
+            f"compute: {compute.workers} workers{size} do not fit on the cluster's {len(nodes)} nodes ({cpus:g} CPUs) "
+            "with a CPU left for decoding images; lower compute.workers or compute.cpus_per_worker, or add CPUs"
         )
     resources = {"CPU": each, **({"GPU": 1.0} if use_gpu else {})}
     return ray.train.ScalingConfig(num_workers=compute.workers, use_gpu=use_gpu, resources_per_worker=resources)
 
 
-def _share(cpus: float, workers: int, use_gpu: bool) -> float:
-    for_data = max(1.0, cpus * DATA_SHARE)
-    free = max(0.0, cpus - for_data) / workers
-    wanted = 1.0 if use_gpu else free
-    each = min(wanted, free)
-    return float(int(each)) if each >= 1 else round(each, 3) if each > 0.01 else 0.0
+def worker_cpus(workers: int, use_gpu: bool, nodes: Nodes) -> float:
+    """Return the CPUs to reserve for each of `workers`: an equal share of three quarters of them, one beside a GPU.
+
+    It is less where the nodes do not hold workers so large, and 0 where they do not fit at all. From one CPU on it is a
+    whole number.
+    """
+    cpus = total(nodes, "CPU")
+    share = (cpus - max(1.0, cpus * DATA_SHARE)) / workers
+    wanted = min(1.0, share) if use_gpu else share
+    rooms = {room for node in nodes for room in (node.get("CPU", 0.0), node.get("CPU", 0.0) - 1)}
+    parts = (room / count for room in rooms for count in range(1, workers + 1))
+    sizes = {_rounded(size) for size in (wanted, *parts) if size <= wanted}
+    return max((size for size in sizes if size > 0 and fit(size, workers, use_gpu, nodes)), default=0.0)
+
+
+def fit(cpus: float, workers: int, use_gpu: bool, nodes: Nodes) -> bool:
+    """Whether the nodes hold so many workers, and wherever Ray places them some node has a CPU left for data work."""
+    places = 0
+    filled = 0  # workers that it takes to leave less than a CPU on every node
+    for node in nodes:
+        size = node.get("CPU", 0.0)
+        held = int(size / cpus + ROUNDING)
+        places += min(held, int(node.get("GPU", 0.0))) if use_gpu else held
+        if size >= 1:
+            needed = int((size - 1) / cpus + ROUNDING) + 1
+            filled += needed if needed <= held else workers + 1
+    return workers <= places and workers < filled
+
+
+def _rounded(cpus: float) -> float:
+    """Round down to what Ray counts, and to whole CPUs from one on."""
+    return float(int(cpus)) if cpus >= 1 else math.floor(cpus * 1000) / 1000 if cpus >= LEAST else 0.0
 
 
 def use_worker_cpus(compute: ComputeConfig, device: torch.device) -> None:

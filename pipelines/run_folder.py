@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import yaml
+from filelock import FileLock, Timeout
 from pyarrow import fs
 
 from pipelines.checkpoint import last_checkpoint, step_of
@@ -94,6 +97,26 @@ def named(config: C, kind: str = "pretrain") -> C:
     storage = config.storage if "://" in config.storage else str(Path(config.storage).absolute())
     name = config.name or datetime.now().strftime(f"{kind}-%Y%m%d-%H%M%S")
     return replace(config, name=name, storage=storage)  # type: ignore[type-var]
+
+
+@contextmanager
+def claimed(config: NamedConfig) -> Iterator[None]:
+    """Hold the name of a run for this process, from before its folder is made; killed, the process lets go of it.
+
+    On a storage that is no folder there is nothing to hold.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    if "://" in config.storage:
+        yield
+        return
+    Path(config.storage).mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{config.storage}/.{config.name}.lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise ValueError(f"name: another process works on {config.name!r} in {config.storage} just now") from error
 
 
 def open_run(config: NamedConfig) -> RunFolder:

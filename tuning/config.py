@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipelines.config import DataConfig, PretrainConfig, load_recipe
-from pipelines.tracking import TrackingConfig
+from pipelines.config import DataConfig, PretrainConfig, load_recipe, to_dict
+from pipelines.tracking import TrackingConfig, flatten
 from tuning.objective import Objective, find_objective
 from tuning.space import Domain, grid_size, parse_space
 
 RANDOM_TRIALS = 16
+OWN = ("data", "tracking", "name", "storage", "resume")  # what a sweep has itself of a run's fields
 
 
 def default_space() -> dict[str, dict[str, list[Any]]]:
@@ -75,6 +77,9 @@ class SweepConfig:
             raise ValueError(f"name must be a plain folder name, got {self.name!r}")
         if self.resume and self.name is None:
             raise ValueError("resume needs the name of the sweep to continue")
+        for name in flatten(self.overrides):
+            if name.split(".")[0] in OWN:
+                raise ValueError(f"overrides.{name}: a field of the sweep itself; set it there")
         _require_grids(self.sampler, self.domains(), self.trials)
         self.goal()
         _try_values(self)
@@ -96,7 +101,7 @@ class SweepConfig:
 
     def shared_fields(self) -> dict[str, Any]:
         images = {"data.images": self.data.images, "data.eval_images": self.data.eval_images}
-        return {**images, **self.overrides, "storage": self.storage, "resume": False}
+        return {**images, **flatten(self.overrides), "storage": self.storage, "resume": False}
 
 
 def _require_grids(sampler: str, space: dict[str, Domain], trials: int | None) -> None:
@@ -112,12 +117,21 @@ def _require_grids(sampler: str, space: dict[str, Domain], trials: int | None) -
 
 
 def _try_values(sweep: SweepConfig) -> None:
-    """Make a config of every end of every domain, so that an impossible value is refused before any trial starts."""
+    """Make a config of every end of every domain, so that an impossible value is refused before any trial starts.
+
+    And of a value between, as not every field that takes whole numbers takes others.
+    """
     base = sweep.base()
+    sections = {name.rpartition(".")[0] for name in flatten(to_dict(base))}
     if sweep.scheduler != "none" and sweep.grace_epochs > base.optim.epochs:
         raise ValueError(f"grace_epochs ({sweep.grace_epochs}) exceeds the recipe's optim.epochs ({base.optim.epochs})")
     for name, domain in sweep.domains().items():
-        for value in domain.values:
+        if name in sections:
+            raise ValueError(f"space.{name}: a section of fields; name one of them, as in model.temperature")
+        values = list(domain.values)
+        if domain.kind in ("uniform", "log"):
+            values.append(values[0] + (values[1] - values[0]) / math.e)
+        for value in values:
             try:
                 load_recipe(sweep.recipe, sweep.shared_fields() | {name: value})
             except ValueError as error:

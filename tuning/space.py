@@ -71,8 +71,10 @@ class Domain:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as Optuna and a chart's axis take it: lists as their JSON."""
-    return json.dumps(value) if isinstance(value, list | tuple | dict) else value
+    """Return a value as Optuna and a chart's axis take it: lists as their JSON, whole numbers in them as any others."""
+    if not isinstance(value, list | tuple):
+        return value
+    return json.dumps([float(each) if type(each) is int else each for each in value])
 
 
 def parse_space(space: Space) -> dict[str, Domain]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from dataclasses import asdict, replace
@@ -18,15 +19,16 @@ from ray.util.state.exception import RayStateApiException
 
 from pipelines import tracking
 from pipelines.checkpoint import last_checkpoint
-from pipelines.config import PretrainConfig, to_dict
-from pipelines.images import RunImages, load_images, views_bytes, with_views
+from pipelines.config import ComputeConfig, PretrainConfig, config_from, to_dict
+from pipelines.images import RunImages, load_images, same_views, views_bytes, with_views
 from pipelines.pretrain import keep_encoder
-from pipelines.run_folder import FINISHED, RunFolder, named, open_run
+from pipelines.resources import node_resources
+from pipelines.run_folder import FINISHED, RunFolder, claimed, named, open_run
 from tuning.config import SweepConfig
 from tuning.objective import Objective
 from tuning.report import BASE, SWEEP_TAG, SweepReport, publish, read_sweep
-from tuning.resources import DRIVER, plan_trials
-from tuning.trial import read_outcome, run_trial, trial_name
+from tuning.resources import driver, plan_trials
+from tuning.trial import FAILED, read_outcome, run_trial, trial_name
 from tuning.watch import SweepWatcher, close_runs
 
 TUNE = "tune"  # the folder of Ray Tune's own state
@@ -56,28 +58,31 @@ def tune(config: SweepConfig) -> SweepReport:
     are.
 
     Raises:
-        ValueError: the name is in use, the images cannot be read or lack labels, or the cluster is too small or has no
-            dashboard.
+        ValueError: the name is in use, the images cannot be read or lack labels, the cluster is too small or has no
+            dashboard, or no trial came to a score.
         KeyboardInterrupt: the user interrupted it; its state is kept.
     """
     require_dashboard()
     config = named(config, TUNE)
-    folder = open_run(config)
+    with claimed(config):
+        return _tune(config, open_run(config))
+
+
+def _tune(config: SweepConfig, folder: RunFolder) -> SweepReport:
     objective, base = config.goal(), config.base()
-    wanted = folder.read_json(PLAN)["concurrent"] if config.resume else config.concurrent
-    concurrent, compute = plan_trials(base.compute, ray.cluster_resources(), config.trial_count(), wanted)
+    concurrent, compute = plan(config, base, folder)
     images = load_images(base)
     require_labels(images, objective)
     sweep = open_sweep(config, base, folder, images)
-    folder.write_json(PLAN, {"concurrent": concurrent, "compute": asdict(compute)})
+    folder.write_json(PLAN, {"concurrent": concurrent})
 
     in_sweep = tracking.TrackingConfig(uri=sweep.uri, experiment=config.tracking.experiment)
     base = replace(base, storage=folder.path, tracking=in_sweep, compute=compute)
-    images = share_views(images, base, config)
     threads = f"{concurrent} side by side" if concurrent > 1 else "one after another"
-    print(f"{folder.name}: {config.trial_count()} trials, {threads}, tuned on {objective.name}", flush=True)
     status = "FAILED"
     try:
+        images = share_views(images, base, config)
+        print(f"{folder.name}: {config.trial_count()} trials, {threads}, tuned on {objective.name}", flush=True)
         unfinished = run_trials(config, base, objective, folder, sweep, images, concurrent)
         status = "KILLED" if unfinished else "FINISHED"
         if unfinished:
@@ -108,6 +113,25 @@ def require_dashboard() -> None:
             "address: a sweep needs a Ray whose dashboard answers; start it with ray start --head "
             "--include-dashboard=true, or with ray.init(include_dashboard=True)"
         )
+
+
+def plan(config: SweepConfig, base: PretrainConfig, folder: RunFolder) -> tuple[int, ComputeConfig]:
+    """Return how many trials run side by side, and what the workers of each take.
+
+    Raises:
+        ValueError: they do not fit on the cluster.
+    """
+    nodes, trials = node_resources(), config.trial_count()
+    if not config.resume:
+        return plan_trials(base.compute, nodes, trials, config.concurrent)
+    # Ray Tune keeps with the trials of a sweep how many of them may run at a time.
+    before: int = folder.read_json(PLAN)["concurrent"]
+    try:
+        return plan_trials(base.compute, nodes, trials, before)
+    except ValueError as error:
+        raise ValueError(
+            f"resume: the sweep began with {before} trials side by side and needs a cluster as large as then: {error}"
+        ) from error
 
 
 def open_sweep(config: SweepConfig, base: PretrainConfig, folder: RunFolder, images: RunImages) -> tracking.RunHandle:
@@ -142,7 +166,7 @@ def require_labels(images: RunImages, objective: Objective) -> None:
                     f"objective: {objective.name} needs a {objective.needs} label of every image, and {row['path']} of "
                     f"{field} has none; tune on rankme or align_uniform, which need no labels"
                 )
-        if name == "held_out" and max(Counter(row[column] for row in rows).values()) < 2:
+        if objective.name.startswith("retrieval") and max(Counter(row[column] for row in rows).values()) < 2:
             raise ValueError(
                 f"objective: no two images of data.eval_images share a {objective.needs} label, so {objective.name} "
                 "cannot be measured on them"
@@ -150,11 +174,14 @@ def require_labels(images: RunImages, objective: Objective) -> None:
 
 
 def share_views(images: RunImages, base: PretrainConfig, config: SweepConfig) -> RunImages:
-    """Return the images with all views drawn, if there is room and several trials have the same ones."""
+    """Return the images with all views drawn, if there is room and the trials have the same ones."""
     store = ray.cluster_resources().get("object_store_memory", 0.0)
-    if config.trial_count() > 1 and views_bytes(images, base) <= VIEWS_SHARE * store:
-        return with_views(images, base)
-    return images
+    if config.trial_count() == 1 or views_bytes(images, base) > VIEWS_SHARE * store:
+        return images
+    tree = to_dict(base)
+    searched = [(name, value) for name, domain in config.domains().items() for value in domain.values]
+    same = all(same_views(base, config_from(tree, {name: value}, name)) for name, value in searched)
+    return with_views(images, base) if same else images
 
 
 def run_trials(
@@ -170,7 +197,7 @@ def run_trials(
     os.environ |= ENVIRONMENT | os.environ
     trial = ray.tune.with_resources(
         ray.tune.with_parameters(run_trial, base=base, objective=objective, parent_run_id=sweep.run_id, images=images),
-        DRIVER,
+        driver(concurrent),
     )
     space = {name: domain.for_tune() for name, domain in config.domains().items()}
     state = f"{folder.path}/{TUNE}"
@@ -254,19 +281,36 @@ def scheduler(config: SweepConfig, epochs: int) -> TrialScheduler:
                 max_t=epochs + 1,  # or it would stop every trial at its last epoch
             )
         case "median":
-            return MedianStoppingRule(time_attr="epoch", grace_period=config.grace_epochs)
+            # While there are too few others to compare with, a trial goes on: to pause it would end its processes.
+            return MedianStoppingRule(
+                time_attr="epoch",
+                grace_period=config.grace_epochs,
+                min_time_slice=math.inf,  # type: ignore[arg-type]  # it is compared with a time
+            )
         case _:
             return FIFOScheduler()
 
 
 def conclude(folder: RunFolder, sweep: tracking.RunHandle) -> SweepReport:
-    """Report a finished sweep, and keep its best encoder as an MLflow model of its trial."""
+    """Report a sweep whose trials have all ended, and keep its best encoder as an MLflow model of its trial.
+
+    Raises:
+        ValueError: no trial came to a score.
+    """
     report = read_sweep(sweep.uri, sweep.run_id)
     publish(report, sweep, folder)
-    if report.best is not None:
-        trial = RunFolder(f"{folder.path}/{report.best.name}")
-        if last_checkpoint(trial.path) is not None:
-            keep_encoder(tracking.RunHandle(**trial.read_json("tracking.json")), trial.path)
-        print(f"to pretrain with it: lodisc pretrain --config {folder.path}/best.yaml", flush=True)
-    folder.write_json(FINISHED, {"best": report.best.name if report.best else None})
+    failed = [trial for trial in report.trials if trial.outcome == FAILED]
+    if failed:
+        print(
+            f"trials that failed: {len(failed)}; the same command with --name {folder.name} --resume tries them again"
+        )
+    else:
+        folder.write_json(FINISHED, {"best": report.best.name if report.best else None})
+    if report.best is None:
+        reasons = [trial.reason for trial in report.trials if trial.reason]
+        raise ValueError(f"no trial of {folder.name} came to a score: {reasons[0] if reasons else 'none was run'}")
+    trial = RunFolder(f"{folder.path}/{report.best.name}")
+    if last_checkpoint(trial.path) is not None:
+        keep_encoder(tracking.RunHandle(**trial.read_json("tracking.json")), trial.path)
+    print(f"to pretrain with it: lodisc pretrain --config {folder.path}/best.yaml", flush=True)
     return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from tuning.trial import COMPLETED, DIVERGED, FAILED, INTERRUPTED, STOPPED, Outc
 STATUS = {COMPLETED: "FINISHED", STOPPED: "KILLED", INTERRUPTED: "KILLED", DIVERGED: "FAILED", FAILED: "FAILED"}
 LONGEST_END = 30.0  # seconds that the processes of trials have to end
 LONGEST_REASON = 500
+NAMED_ERROR = re.compile(r"[\w.]+(Error|Exception)(\(\w*\))?: ")
 
 
 @dataclass
@@ -109,7 +111,9 @@ def close_runs(sweep: RunFolder) -> None:
 def explain(error: str) -> tuple[str, str]:
     """Return the outcome that a traceback means, and its error in one line."""
     lines = [line.strip() for line in error.splitlines() if line.strip()] or ["no reason is known"]
-    _, diverged, reason = lines[-1].rpartition(f"{NonFiniteLossError.__name__}: ")
+    # Advice may follow the line that names the error, as of one for want of memory.
+    named = [line for line in lines if NAMED_ERROR.match(line)] or lines
+    _, diverged, reason = named[-1].rpartition(f"{NonFiniteLossError.__name__}: ")
     return (DIVERGED if diverged else FAILED), reason[:LONGEST_REASON]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pipelines.config import ComputeConfig
@@ -21,7 +23,7 @@ from pipelines.resources import plan_workers, threads_of
     ],
 )
 def test_workers_leave_room_for_data(compute: ComputeConfig, cluster: dict[str, float], cpus: float, gpus: int) -> None:
-    plan = plan_workers(compute, cluster)
+    plan = plan_workers(compute, [cluster])
     assert plan.resources_per_worker == {"CPU": cpus, **({"GPU": 1.0} if gpus else {})}
     assert plan.num_workers * cpus + 1 <= cluster["CPU"]
 
@@ -36,7 +38,33 @@ def test_workers_leave_room_for_data(compute: ComputeConfig, cluster: dict[str, 
 )
 def test_what_would_hang_is_refused(compute: ComputeConfig, cluster: dict[str, float], field: str) -> None:
     with pytest.raises(ValueError, match=field):
-        plan_workers(compute, cluster)
+        plan_workers(compute, [cluster])
+
+
+def test_a_worker_is_no_larger_than_a_node() -> None:
+    small, large = {"CPU": 2.0}, {"CPU": 8.0}
+
+    def cpus(workers: int, nodes: list[dict[str, float]]) -> Any:
+        resources = plan_workers(ComputeConfig(workers=workers), nodes).resources_per_worker
+        assert isinstance(resources, dict)
+        return resources["CPU"]
+
+    assert cpus(1, [large, large]) == 8.0
+    assert cpus(2, [large, large]) == 6.0
+    assert cpus(3, [large, large]) == 4.0
+    assert cpus(1, [small] * 4) == 2.0
+    assert cpus(4, [small] * 4) == 1.0
+    assert cpus(2, [large, small, {"memory": 1.0}]) == 3.0
+    with pytest.raises(
+        ValueError, match=r"compute: 2 workers of 4 CPUs do not fit on the cluster.s 3 nodes \(10 CPUs\)"
+    ):
+        plan_workers(ComputeConfig(workers=2, cpus_per_worker=4), [{"CPU": 6.0}, small, small])
+
+
+def test_a_worker_with_a_gpu_is_where_a_gpu_is() -> None:
+    gpu, plain = {"CPU": 1.0, "GPU": 2.0}, {"CPU": 16.0}
+    assert plan_workers(ComputeConfig(workers=4), [gpu, gpu, plain]).resources_per_worker == {"CPU": 0.5, "GPU": 1.0}
+    assert plan_workers(ComputeConfig(workers=1), [gpu, plain]).resources_per_worker == {"CPU": 1.0, "GPU": 1.0}
 
 
 def test_a_worker_without_gpu_has_its_whole_share_of_the_node() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.config import ComputeConfig, DataConfig, OptimConfig, PretrainConfig
-from pipelines.run_folder import FINISHED, named, open_run
+from pipelines.run_folder import FINISHED, claimed, named, open_run
 
 
 @pytest.fixture
@@ -26,6 +26,16 @@ def test_a_name_in_use_needs_resume(config: PretrainConfig) -> None:
     with pytest.raises(ValueError, match=r"name: a run 'first' exists .* --resume"):
         open_run(config)
     assert open_run(replace(config, resume=True)).name == "first"
+
+
+def test_a_name_that_a_process_works_on_is_refused_until_it_ends(config: PretrainConfig) -> None:
+    with claimed(config):
+        with pytest.raises(ValueError, match=r"name: another process works on 'first'"), claimed(config):
+            pass
+        with claimed(replace(config, name="second")):
+            pass
+    with claimed(config):
+        assert not Path(config.storage, "first").exists()
 
 
 def test_nothing_to_resume_is_refused(config: PretrainConfig) -> None:

@@ -34,6 +34,12 @@ def test_the_base_is_the_recipe_with_the_images_and_overrides_of_the_sweep() -> 
     assert base == load_recipe("grocery", {**fields, "optim.epochs": 3, "model.temperature": 0.3})
 
 
+def test_overrides_may_be_nested_and_leave_the_rest_of_a_section_alone() -> None:
+    nested = sweep(overrides={"optim": {"epochs": 3}, "model": {"temperature": 0.3}}).base()
+    assert nested == sweep(overrides={"optim.epochs": 3, "model.temperature": 0.3}).base()
+    assert nested.optim.batch_size == load_recipe("grocery", {"data.images": "photos"}).optim.batch_size
+
+
 def test_a_grid_has_as_many_trials_as_combinations() -> None:
     space = {"model.temperature": {"grid": [0.1, 0.2]}, "model.mask_ratio": {"grid": [0.5, 0.6, 0.7]}}
     assert sweep(sampler="grid", space=space).trial_count() == 6
@@ -50,6 +56,10 @@ def test_a_grid_has_as_many_trials_as_combinations() -> None:
         ({"space": {"model.pivots": {"choice": ["fused", "best"]}}}, r"space\.model\.pivots: 'best' is no value"),
         ({"space": {"optim.epochs": {"int": [1, 4]}}}, "all trials have the same budget"),
         ({"overrides": {"model.temprature": 0.1}}, "temprature"),
+        ({"overrides": {"data.images": "others"}}, r"overrides\.data\.images: a field of the sweep itself"),
+        ({"overrides": {"name": "mine"}}, r"overrides\.name: a field of the sweep itself"),
+        ({"space": {"encoder.depth": {"uniform": [2, 6]}}}, r"space\.encoder\.depth: 3\.4.* is no value of it"),
+        ({"space": {"optim": {"choice": [{"epochs": 1}, {"epochs": 2}]}}}, r"space\.optim: a section of fields"),
         ({"recipe": "groceries"}, "groceries: no such file"),
         ({"sampler": "grid"}, r"space\.model\.temperature: the sampler grid needs a list of values"),
         ({"space": {"seed": {"grid": [0, 1]}}}, r"space\.seed: .*give choice instead of grid"),

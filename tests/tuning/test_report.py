@@ -51,6 +51,10 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
     parent = create_run(TrackingConfig(), storage, "mine", to_dict(sweep), {SWEEP_TAG: "knn/fine"})
     log_files(parent, {BASE: yaml.safe_dump(to_dict(sweep.base())).encode()})
     client = MlflowClient(parent.uri)
+    # A sweep that was killed twice while it began its first trials.
+    parent_tag = {"mlflow.parentRunId": parent.run_id}
+    client.create_run("1", run_name="mine-000-abcd", tags=parent_tag)
+    create_run(TrackingConfig(), storage, "mine-001-abcd", {field: 0.1 for field in SPACE}, {}, parent.run_id)
     for number, (values, outcome, scores) in enumerate(TRIALS):
         params = to_dict(load_recipe("grocery", {"data.images": "photos", **dict(zip(SPACE, values, strict=True))}))
         trial = create_run(TrackingConfig(), storage, f"mine-{number:03d}-abcd", params, {}, parent.run_id)

@@ -54,6 +54,11 @@ def test_what_is_no_domain_is_refused_by_the_name_of_the_field(field: str, kinds
         parse_space({field: kinds})
 
 
+def test_lists_are_the_same_however_their_numbers_are_written() -> None:
+    assert plain([0.2, 1]) == plain((0.2, 1.0)) == "[0.2, 1.0]"
+    assert Domain("choice", ([0.2, 1],)).for_optuna() == Domain("choice", ((0.2, 1.0),)).for_optuna()
+
+
 def test_an_empty_space_is_refused() -> None:
     with pytest.raises(ValueError, match="space: there is nothing to search"):
         parse_space({})

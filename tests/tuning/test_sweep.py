@@ -17,7 +17,9 @@ import ray
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from safetensors.torch import save_file
 
+from lodisc.encoder import Encoder, EncoderConfig
 from pipelines.config import DataConfig, load_recipe, to_dict
 from pipelines.pretrain import pretrain
 from tuning.config import SweepConfig
@@ -118,10 +120,10 @@ def test_a_second_sweep_in_the_same_store_keeps_to_itself_and_stops_what_falls_b
 ) -> None:
     """At its far greater rate the second trial is the worse one: halving lets only the first go on."""
     before = runs_of(config)[1].keys()
-    second = replace(
-        config, name="second", scheduler="asha", reduction_factor=2, objective="rankme", concurrent=1, data=config.data
-    )
-    found = tune(replace(second, space={"optim.base_lr": {"grid": [1e-3, 1.0]}}))
+    second = replace(config, name="second", objective="rankme", scheduler="asha", reduction_factor=2, concurrent=1)
+    # Drawn with this seed, the first rate is the lower one.
+    space = {"optim.base_lr": {"choice": [1e-3, 1.0]}}
+    found = tune(replace(second, sampler="random", trials=2, seed=1, space=space))
     assert len(found.trials) == 2 and all(trial.name.startswith("second-") for trial in found.trials)
     assert runs_of(config)[1].keys() == before
     better, worse = found.trials
@@ -152,13 +154,17 @@ def started(config: SweepConfig, *options: str) -> subprocess.Popen[str]:
 def test_a_killed_sweep_and_an_interrupted_one_continue_without_repeating_what_has_ended(
     config: SweepConfig, tmp_path: Path, ray_session: None
 ) -> None:
-    space = {"model.temperature": {"grid": [0.1, 0.2]}}
-    config = replace(config, name="killed", space=space, concurrent=1, storage=str(tmp_path))
+    """By the sampler that is the default, whose state is kept; by the median rule, under which no trial may pause."""
+    space = {"model.temperature": {"log": [0.1, 0.4]}}
+    config = replace(config, name="killed", space=space, sampler="optuna", trials=2, concurrent=1)
+    config = replace(config, scheduler="median", storage=str(tmp_path))
     outcomes = lambda: sorted(tmp_path.glob("killed/killed-*/outcome.json"))  # noqa: E731
     checkpoints = lambda: list(tmp_path.glob("killed/killed-001-*/step-*"))  # noqa: E731
 
     with started(config) as process:
         wait_for(lambda: bool(outcomes()), process)
+        with pytest.raises(ValueError, match="another process works on 'killed'"):
+            tune(replace(config, resume=True))
         process.send_signal(signal.SIGKILL)
     said = {path: path.read_text() for path in outcomes()}
 
@@ -178,6 +184,19 @@ def test_a_killed_sweep_and_an_interrupted_one_continue_without_repeating_what_h
         assert sorted(losses(config, trial.run_id)) == list(range(1, EPOCHS * STEPS_PER_EPOCH + 1))
     with pytest.raises(ValueError, match="is finished"):
         tune(replace(config, resume=True))
+
+
+def test_a_trial_that_failed_is_tried_again_on_resume(config: SweepConfig, tmp_path: Path, ray_session: None) -> None:
+    weights = tmp_path / "weights.safetensors"
+    weights.write_text("not yet")
+    broken = replace(config, name="broken", space={"encoder.weights": {"grid": [str(weights)]}})
+    with pytest.raises(ValueError, match=r"no trial of broken came to a score: .*cannot be read as a state dict"):
+        tune(broken)
+    encoder = Encoder(EncoderConfig(arch="vit_tiny_patch16_224", image_size=32, depth=2))
+    save_file(encoder.vit.state_dict(), weights)
+    found = tune(replace(broken, resume=True))
+    assert [trial.outcome for trial in found.trials] == [COMPLETED]
+    assert runs_of(broken)[0].info.status == "FINISHED"
 
 
 def test_images_without_labels_are_refused_before_any_trial(

@@ -31,6 +31,8 @@ def began(sweep: Path, name: str) -> tuple[RunFolder, RunHandle]:
 def test_a_diverged_trial_is_told_from_a_failed_one_and_explained_in_a_line() -> None:
     assert explain(TRACEBACK) == (DIVERGED, "step 3: loss nan. Lower it.")
     assert explain("Traceback\n  line\nOSError: disk full\n") == (FAILED, "OSError: disk full")
+    memory = "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory."
+    assert explain(f"Traceback\n  line\n{memory}\nRefer to the documentation: https://x.y.\n") == (FAILED, memory)
     assert explain("") == (FAILED, "no reason is known")
 
 
