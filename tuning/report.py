@@ -41,7 +41,6 @@ class Trial:
         outcome: `completed`, `stopped early`, `diverged`, `failed`, `interrupted`, or `running`.
         scores: the objective by finished epochs.
         reason: of a failure.
-        seconds: from its first step to its last score.
     """
 
     name: str
@@ -50,7 +49,6 @@ class Trial:
     outcome: str
     scores: dict[int, float]
     reason: str
-    seconds: float
 
     @property
     def epoch(self) -> int:
@@ -67,7 +65,7 @@ class SweepReport:
 
     Attributes:
         name: of the sweep.
-        objective: what it was tuned on.
+        objective: what its trials are compared by.
         space: the searched fields.
         epochs: of a trial that goes to its end.
         base: the config that its trials share, as nested plain values.
@@ -83,11 +81,11 @@ class SweepReport:
 
     @property
     def best(self) -> Trial | None:
-        """The best of the trials that went to the end; of all that have a score where none did."""
-        scored = [trial for trial in self.trials if trial.last is not None and trial.outcome not in (DIVERGED, FAILED)]
-        candidates = [trial for trial in scored if trial.outcome == COMPLETED] or scored
+        """The best of the trials that went to the end; where none did, of all at the common epoch."""
+        ended = [(trial, trial.last) for trial in self.trials if trial.outcome == COMPLETED and trial.last is not None]
         sign = 1 if self.objective.mode == "max" else -1
-        return max(candidates, key=lambda trial: sign * (trial.last or 0.0), default=None)
+        best = max(ended or self.comparable(), key=lambda found: sign * found[1], default=None)
+        return best[0] if best else None
 
     @property
     def common_epoch(self) -> int:
@@ -157,8 +155,9 @@ def read_sweep(uri: str, run_id: str, objective: str | None = None) -> SweepRepo
     children = client.search_runs(
         [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'", max_results=50_000
     )
-    trials = [_trial(client, child, list(space), goal) for child in children]
-    trials.sort(key=lambda trial: trial.name)
+    # The newest first. A sweep that was killed while it began a trial leaves a run without params, or begins it again.
+    begun = {child.info.run_name: child for child in reversed(children) if space.keys() <= child.data.params.keys()}
+    trials = [_trial(client, begun[name], list(space), goal) for name in sorted(begun)]
     return SweepReport(parent.info.run_name, goal, space, base["optim"]["epochs"], base, trials)
 
 
@@ -174,7 +173,6 @@ def _trial(client: MlflowClient, run: Run, fields: list[str], objective: Objecti
     points = client.get_metric_history(run_id, objective.metric)
     epochs = client.get_metric_history(run_id, "epoch")
     steps_per_epoch = round(epochs[-1].step / epochs[-1].value) if epochs else 1
-    begun = epochs[0].timestamp if epochs else 0
     return Trial(
         name=run.info.run_name,
         run_id=run_id,
@@ -182,7 +180,6 @@ def _trial(client: MlflowClient, run: Run, fields: list[str], objective: Objecti
         outcome=run.data.tags.get("trial.outcome", "running"),
         scores={round(point.step / steps_per_epoch): point.value for point in points},
         reason=run.data.tags.get("trial.reason", ""),
-        seconds=max((point.timestamp - begun for point in points), default=0) / 1000,
     )
 
 
@@ -229,7 +226,7 @@ def table(found: SweepReport) -> str:
     lines = [[str(row[title]) for title in titles] for row in _rows(found, fields, epoch)]
     widths = [max(len(line[i]) for line in [titles, *lines]) for i in range(len(titles))]
     text = ["  ".join(map(str.rjust, line, widths)) for line in [titles, *lines]]
-    return "\n".join([f"{found.name}, tuned on {found.objective.name}", *text, "", *_summary(found)])
+    return "\n".join([f"{found.name}, by {found.objective.name}", *text, "", *_summary(found)])
 
 
 def _rows(found: SweepReport, fields: list[str], epoch: int) -> list[dict[str, Any]]:
