@@ -54,8 +54,8 @@ def pivot_overlays(images: ArrayLike, scores: ArrayLike, kept: ArrayLike, grid: 
 def neighbour_sheet(
     query_images: ArrayLike,
     neighbour_images: ArrayLike,
-    query_labels: Sequence[str] | None,
-    neighbour_labels: Sequence[Sequence[str]] | None,
+    query_labels: Sequence[str | None] | None,
+    neighbour_labels: Sequence[Sequence[str | None]] | None,
     similarity: ArrayLike,
 ) -> Image.Image:
     """Draw queries, each followed by its nearest neighbours, framed green for the query's label and red for another.
@@ -63,7 +63,7 @@ def neighbour_sheet(
     Args:
         query_images: (Q, 3, H, W) uint8, RGB.
         neighbour_images: (Q, k, 3, H, W) uint8, nearest first.
-        query_labels: Q labels, None where there are none: frames are grey then.
+        query_labels: Q labels, None where there are none; frames are grey where a query or neighbour has none.
         neighbour_labels: Q rows of k labels.
         similarity: (Q, k) cosine similarities, written below the neighbours.
     """
