@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import tempfile
 import time
 from collections.abc import Iterator
@@ -89,7 +90,7 @@ def checkpoint_location(path: str) -> str:
     """
     found = str(find_checkpoint(path).path)
     if "://" not in path:
-        return found
+        return posixpath.normpath(found)
     _, plain_path = fs.FileSystem.from_uri(path.rstrip("/"))
     return path.rstrip("/") + found.removeprefix(plain_path)
 

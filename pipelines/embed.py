@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray.data
 import torch
 from pyarrow import fs
 
 from lodisc.encoder import Encoder
 from pipelines.checkpoint import checkpoint_location, find_checkpoint, load_encoder, weights_fingerprint
-from pipelines.embeddings import ABOUT, PARTIAL, About, EmbeddingFolder, Origin, shard_name
-from pipelines.features import embed_images, matrix
+from pipelines.embeddings import ABOUT, About, EmbeddingFolder, Origin, embedding_schema, rows_per_group
+from pipelines.features import embed_images
 from pipelines.progress import Meter, terminal_style
-from pipelines.sources import find_source, fingerprint
+from pipelines.sources import ROW, find_source, fingerprint
 from pipelines.verify import load_verified, say_set_aside
-
-GROUP_BYTES = 32 * 2**20  # of a row group, which is what this process holds at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +59,7 @@ class EmbedConfig:
             raise ValueError(f"out: {self.out} lies in the source; choose a folder outside")
         if folder.filesystem.get_file_info(folder.path).type == fs.FileType.File:
             raise ValueError(f"out: {self.out} is a file; choose a folder")
-        others = {name for name in folder.names() if not name.startswith(PARTIAL)}
-        if others and ABOUT not in others:
+        if folder.is_foreign():
             raise ValueError(f"out: {self.out} holds something else than embeddings; choose a new folder")
 
 
@@ -88,13 +82,12 @@ def embed(config: EmbedConfig) -> About:
             return before
     images, set_aside = load_verified(config.images)
     say_set_aside(config.images, images.count(), set_aside)
-    about = About(origin, images.count(), _content(images), set_aside)
+    about = About(origin, images.count(), content_hash(images), set_aside)
     if before is None:
         folder.write_about(about)
     elif about.content != before.content:
-        changed = f"the usable images: were {before.count} ({before.content}), are {about.count} ({about.content})"
-        _refuse_others(config.out, [changed])
-    folder.sweep()
+        _refuse_others(config.out, [f"the usable images were {_said(before)}, are {_said(about)}"])
+    folder.delete_partial()
     _write_missing(config, folder, about, encoder, images)
     size = f"{encoder.feature_dim} numbers each ({config.dtype})"
     print(f"wrote the embeddings of {about.count} images, {size}, to {config.out}; details in {ABOUT}", flush=True)
@@ -115,26 +108,30 @@ def _origin(config: EmbedConfig, encoder: Encoder, state: dict[str, Any]) -> Ori
     )
 
 
+def _said(about: About) -> str:
+    return f"{about.count} with contents {about.content}"
+
+
 def _refuse_others(out: str, differences: list[str]) -> None:
     if differences:
         raise ValueError(f"out: {out} holds other embeddings; choose another folder ({'; '.join(differences)})")
 
 
-def _content(images: ray.data.Dataset) -> str:
-    """Return a short hash of all images, names and labels: files of a list may change where the list does not."""
+def content_hash(images: ray.data.Dataset) -> str:
+    """Return a short hash of all images, paths and labels: files of a list may change where the list does not."""
+    digests = images.map_batches(_digests, batch_format="pyarrow", batch_size=None)
     digest = hashlib.sha256()
-    for rows in images.map_batches(_digests, batch_format="pyarrow", batch_size=None).iter_batches(
-        batch_size=None, batch_format="pyarrow"
-    ):
-        for value in rows["digest"].to_pylist():
-            digest.update(value)
+    for rows in digests.iter_batches(batch_size=None, batch_format="pyarrow"):
+        digest.update(b"".join(rows["digest"].to_pylist()))
     return digest.hexdigest()[:16]
 
 
 def _digests(rows: pa.Table) -> pa.Table:
-    digests = []
-    for data, *names in zip(*(rows[name].to_pylist() for name in ("bytes", "path", "label", "coarse")), strict=True):
-        digests.append(hashlib.blake2b(json.dumps(names).encode() + data, digest_size=16).digest())
+    columns = (column.to_pylist() for column in rows.select(ROW.names))
+    digests = [
+        hashlib.blake2b(json.dumps(names).encode() + data, digest_size=16).digest()
+        for data, *names in zip(*columns, strict=True)
+    ]
     return pa.table({"digest": pa.array(digests, pa.binary())})
 
 
@@ -145,7 +142,7 @@ def _write_missing(
     if len(missing) < about.shards:
         there = about.shards - len(missing)
         print(f"{config.out}: {there} of {about.shards} files are there; continuing with the others", flush=True)
-    schema = embedding_schema(about.origin, encoder)
+    schema = embedding_schema(about.origin, encoder.feature_dim, encoder.grid)
     embedded = embed_images(
         encoder,
         _rows_of(images, about, missing),
@@ -154,13 +151,13 @@ def _write_missing(
         getattr(torch, config.dtype),
         config.patch_tokens,
     )
-    group = _rows_per_group(config.shard_images, schema)
+    group = rows_per_group(config.shard_images, schema)
     groups = iter(embedded.iter_batches(batch_size=group, batch_format="pyarrow"))
     done = about.count - sum(map(about.rows_of, missing))
     meter = Meter(about.count, "embedding", "image", done, terminal_style())
     for number in missing:
         rows = about.rows_of(number)
-        _write_shard(folder, shard_name(number), schema, islice(groups, -(-rows // group)), rows)
+        folder.write_shard(number, schema, islice(groups, math.ceil(rows / group)), rows)
         done += rows
         meter.draw(done, "embedding", f"embedded {done}/{about.count} images")
     meter.close()
@@ -174,51 +171,3 @@ def _rows_of(images: ray.data.Dataset, about: About, shards: list[int]) -> ray.d
     parts = images.split_at_indices(bounds)
     # Not `union`, which mixes the rows of its parts.
     return ray.data.from_arrow_refs([block for number in shards for block in parts[number].to_arrow_refs()])
-
-
-def embedding_schema(origin: Origin, encoder: Encoder) -> pa.Schema:
-    """Return the schema of the files; its metadata say under `lodisc` what the numbers are."""
-    number = pa.from_numpy_dtype(origin.dtype)
-    width, (rows, columns) = encoder.feature_dim, encoder.grid
-    fields = [("path", pa.string()), ("label", pa.string()), ("coarse", pa.string())]
-    fields.append(("embedding", pa.list_(number, width)))
-    about: dict[str, Any] = {"checkpoint": origin.checkpoint, "step": origin.step, "weights": origin.weights}
-    about["embedding"] = {"shape": [width]}
-    if origin.patch_tokens:
-        fields.append(("patch_tokens", pa.list_(number, rows * columns * width)))
-        # Row by row of the grid.
-        about["patch_tokens"] = {"shape": [rows * columns, width], "grid": [rows, columns]}
-    return pa.schema(fields, metadata={"lodisc": json.dumps(about)})
-
-
-def _rows_per_group(shard_images: int, schema: pa.Schema) -> int:
-    """Return a fraction of a file's rows that is a half, a quarter, ... where a whole file is too much to hold."""
-    numbers = [kind for kind in schema.types if pa.types.is_fixed_size_list(kind)]
-    row_bytes = sum(kind.list_size * kind.value_type.bit_width // 8 for kind in numbers)
-    rows = shard_images
-    while rows * row_bytes > GROUP_BYTES and rows % 2 == 0:
-        rows //= 2
-    return rows
-
-
-def _write_shard(folder: EmbeddingFolder, name: str, schema: pa.Schema, groups: Iterator[pa.Table], rows: int) -> None:
-    with (
-        folder.whole_file(name) as stream,
-        pq.ParquetWriter(stream, schema, use_dictionary=["label", "coarse"]) as writer,
-    ):
-        written = 0
-        for table in groups:
-            _refuse_not_finite(table)
-            writer.write_table(table.cast(schema))
-            written += len(table)
-        assert written == rows, f"{name} should have {rows} rows, has {written}"
-
-
-def _refuse_not_finite(table: pa.Table) -> None:
-    for name in table.column_names[3:]:
-        values = matrix(table[name])
-        finite = np.isfinite(values).all(axis=1)
-        if not finite.all():
-            path = pc.take(table["path"], [int(finite.argmin())])[0]
-            cure = "keep float32" if values.dtype == np.float16 else "the encoder has diverged; take another checkpoint"
-            raise ValueError(f"{path}: its {name} is not finite in {values.dtype}: {cure}")

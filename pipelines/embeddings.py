@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import posixpath
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
+import pyarrow.parquet as pq
 from pyarrow import fs
 
+from pipelines.features import matrix
 from pipelines.sources import open_filesystem
 from pipelines.verify import SetAside
 
 # Those who read a folder of Parquet files pass over files with a leading underscore.
 ABOUT = "_embeddings.json"
 PARTIAL = "_partial-"
+GROUP_BYTES = 32 * 2**20  # of a row group, which is what a writer holds at a time
+# What makes embeddings what they are, and the field that says where it lay.
+COMPARED = {"weights": "checkpoint", "fingerprint": "images", "dtype": None, "patch_tokens": None, "shard_images": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,24 +54,17 @@ class Origin:
     patch_tokens: bool
     shard_images: int
 
-    def differences(self, other: Origin) -> list[str]:
-        """Say what makes the embeddings of `other` not those of this origin, a line each."""
-        named = {
-            "the encoder": (
-                f"{self.weights} ({self.checkpoint}, step {self.step})",
-                f"{other.weights} ({other.checkpoint}, step {other.step})",
-                self.weights != other.weights,
-            ),
-            "the images": (
-                f"{self.fingerprint} ({self.images})",
-                f"{other.fingerprint} ({other.images})",
-                self.fingerprint != other.fingerprint,
-            ),
-        }
-        for name in ("dtype", "patch_tokens", "shard_images"):
-            before, now = getattr(self, name), getattr(other, name)
-            named[name] = (repr(before), repr(now), before != now)
-        return [f"{name}: was {before}, is {now}" for name, (before, now, differs) in named.items() if differs]
+    def differences(self, now: Origin) -> list[str]:
+        """Say what makes embeddings of the origin `now` other ones than those of this."""
+        return [
+            f"{place or name} was {self._said(name, place)}, is {now._said(name, place)}"
+            for name, place in COMPARED.items()
+            if getattr(self, name) != getattr(now, name)
+        ]
+
+    def _said(self, name: str, place: str | None) -> str:
+        value = getattr(self, name)
+        return f"{getattr(self, place)} ({value})" if place else repr(value)
 
 
 @dataclass(frozen=True)
@@ -146,6 +145,28 @@ class EmbeddingFolder:
         there = self.names()
         return [number for number in range(about.shards) if shard_name(number) not in there]
 
+    def is_foreign(self) -> bool:
+        """Whether there are files in the folder, but not those of embeddings."""
+        names = {name for name in self.names() if not name.startswith(PARTIAL)}
+        return bool(names) and ABOUT not in names
+
+    def write_shard(self, number: int, schema: pa.Schema, groups: Iterable[pa.Table], rows: int) -> None:
+        """Write file `number`, of `rows` rows, as a row group of each table. One table at a time is held.
+
+        Raises:
+            ValueError: a number is not finite.
+        """
+        written = 0
+        with (
+            self.whole_file(shard_name(number)) as stream,
+            pq.ParquetWriter(stream, schema, use_dictionary=["label", "coarse"]) as writer,
+        ):
+            for table in groups:
+                refuse_not_finite(table)
+                writer.write_table(table.cast(schema))
+                written += len(table)
+            assert written == rows, f"{shard_name(number)} should have {rows} rows, has {written}"
+
     @contextmanager
     def whole_file(self, name: str) -> Iterator[pa.NativeFile]:
         """Open a file for writing that bears its name only once it is whole."""
@@ -160,7 +181,7 @@ class EmbeddingFolder:
             raise
         self.filesystem.move(partial, self._at(name))
 
-    def sweep(self) -> None:
+    def delete_partial(self) -> None:
         """Delete files that a killed process left half written."""
         for name in self.names():
             if name.startswith(PARTIAL):
@@ -178,3 +199,43 @@ class EmbeddingFolder:
 def shard_name(number: int) -> str:
     """Return the name of file number `number`; in the order of their names the files are in the order of the source."""
     return f"shard-{number:05d}.parquet"
+
+
+def embedding_schema(origin: Origin, width: int, grid: tuple[int, int]) -> pa.Schema:
+    """Return the schema of the files, whose metadata say under `lodisc` what the numbers are.
+
+    Args:
+        origin: what the embeddings are made with and of.
+        width: D, of a token.
+        grid: (rows, columns) of patches; patch tokens come row by row.
+    """
+    number, patches = pa.from_numpy_dtype(origin.dtype), grid[0] * grid[1]
+    about: dict[str, Any] = {"checkpoint": origin.checkpoint, "step": origin.step, "weights": origin.weights}
+    about["embedding"] = {"shape": [width]}
+    fields = [("path", pa.string()), ("label", pa.string()), ("coarse", pa.string())]
+    fields.append(("embedding", pa.list_(number, width)))
+    if origin.patch_tokens:
+        about["patch_tokens"] = {"shape": [patches, width], "grid": list(grid)}
+        fields.append(("patch_tokens", pa.list_(number, patches * width)))
+    return pa.schema(fields, metadata={"lodisc": json.dumps(about)})
+
+
+def rows_per_group(shard_images: int, schema: pa.Schema) -> int:
+    """Return the rows of a row group: a file's, or a half, a quarter, ... of them where those are too much to hold."""
+    lists = [kind for kind in schema.types if pa.types.is_fixed_size_list(kind)]
+    row_bytes = sum(kind.list_size * kind.value_type.bit_width // 8 for kind in lists)
+    rows = shard_images
+    while rows * row_bytes > GROUP_BYTES and rows % 2 == 0:
+        rows //= 2
+    return rows
+
+
+def refuse_not_finite(table: pa.Table) -> None:
+    """Raise ValueError where an embedding or patch token is not finite, naming the image."""
+    for name in {"embedding", "patch_tokens"} & set(table.column_names):
+        values = matrix(table[name])
+        finite = np.isfinite(values).all(axis=1)
+        if not finite.all():
+            path = table["path"][int(finite.argmin())]
+            cure = "keep float32" if values.dtype == np.float16 else "the encoder has diverged; take another checkpoint"
+            raise ValueError(f"{path}: its {name} is not finite in {values.dtype}: {cure}")

@@ -83,7 +83,7 @@ def embed_images(
         encoder, dataset, image_size, batch_size: see `extract`. Batches are cut from the dataset's start, so rows from
             a multiple of the batch size on are embedded as they are among all rows.
         dtype: of the embeddings (D numbers).
-        patch_tokens: add {patch_tokens} (N * D numbers), the patches' tokens as `Encoder.forward_with_patches` has them.
+        patch_tokens: add {patch_tokens} (N * D numbers), the tokens that `Encoder.forward_with_patches` gives.
 
     Raises:
         ValueError: the dataset is empty.
@@ -147,7 +147,7 @@ class Embed:
 
     @torch.inference_mode()
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Map {bytes, path, label, coarse} to {path, label, coarse, embedding}, and {patch_tokens} if they are asked."""
+        """Map {bytes, path, label, coarse} to {path, label, coarse, embedding}, and {patch_tokens} where asked."""
         views = np.stack(list(self.decoders.map(self._view, rows["bytes"].to_pylist())))
         images = normalise(torch.from_numpy(views).to(self.device))
         table = rows.select(["path", "label", "coarse"])

@@ -76,12 +76,8 @@ def neighbour_sheet(
     )
     start = MARGIN + cell + 3 * GAP
     draw.text((MARGIN + FRAME, MARGIN - 4), "query", FAINT, _font())
-    draw.text(
-        (start + FRAME, MARGIN - 4),
-        "nearest first, with cosine similarity; green: same label, red: another",
-        FAINT,
-        _font(),
-    )
+    legend = "; green: same label, red: another" if query_labels and any(query_labels) else ""
+    draw.text((start + FRAME, MARGIN - 4), f"nearest first, with cosine similarity{legend}", FAINT, _font())
     for row in range(count):
         y = MARGIN + LINE + row * height
         label = query_labels[row] if query_labels else None

@@ -193,7 +193,7 @@ def _keep_nearest(rows: pa.Table, start: int, found: list[Found], k: int) -> Non
     for query, itself, places, distances in zip(
         found, own, matches.keys.reshape(shape), matches.distances.reshape(shape), strict=True
     ):
-        if itself:
+        if itself and not query.among:
             query.among, query.label = True, rows["label"][itself[0]].as_py()
         query.neighbours += [
             Neighbour(1 - float(distance), start + place, rows["path"][place].as_py(), rows["label"][place].as_py())
