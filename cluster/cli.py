@@ -161,10 +161,10 @@ def add_options(parser: ArgumentParser, command: Command) -> None:
     several = {field.name for field in fields(config) if field.type == "list[str]"}
     for name in several:
         parser.add_argument(f"--{name}", type=str, nargs="+", required=True, metavar="FILE", help=about.get(name))
-    counts = {field.name: field.default for field in fields(config) if len(field.name) == 1}
-    for name, default in counts.items():
-        parser.add_argument(f"-{name}", f"--{name}", type=int, default=default, help=about.get(name))
-    parser.add_class_arguments(config, skip={*command.positional, *switches, *several, *counts})
+    letters = {field.name: field.default for field in fields(config) if len(field.name) == 1}
+    for letter, number in letters.items():
+        parser.add_argument(f"-{letter}", f"--{letter}", type=int, default=number, help=about.get(letter))
+    parser.add_class_arguments(config, skip={*command.positional, *switches, *several, *letters})
     if command.recipes:
         recipe_help = "YAML file, or name of a shipped recipe; options after it win."
         parser.add_argument(

@@ -121,8 +121,8 @@ def content_hash(images: ray.data.Dataset) -> str:
     """Return a short hash of all images, paths and labels: files of a list may change where the list does not."""
     digests = images.map_batches(_digests, batch_format="pyarrow", batch_size=None)
     digest = hashlib.sha256()
-    for rows in digests.iter_batches(batch_size=None, batch_format="pyarrow"):
-        digest.update(b"".join(rows["digest"].to_pylist()))
+    for rows in digests.iter_batches(batch_size=None):
+        digest.update(b"".join(rows["digest"]))
     return digest.hexdigest()[:16]
 
 

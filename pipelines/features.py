@@ -61,6 +61,7 @@ def extract(encoder: Encoder, dataset: ray.data.Dataset, image_size: int, batch_
     features: list[np.ndarray] = []
     rows: dict[str, list[Any]] = {"path": [], "label": [], "coarse": []}
     embedded = embed_images(encoder, dataset, image_size, batch_size)
+    batch: pa.Table
     for batch in embedded.iter_batches(batch_size=None, batch_format="pyarrow"):
         features.append(matrix(batch["embedding"]))
         for name, values in rows.items():

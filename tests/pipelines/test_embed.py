@@ -230,7 +230,7 @@ def test_config_refuses(
     Path("a-file").touch()
     Path("full").mkdir()
     Path("full", "shard-00000.parquet").touch()
-    given = {"checkpoint": str(checkpoint), "images": "images", "out": "new"}
+    given: dict[str, Any] = {"checkpoint": str(checkpoint), "images": "images", "out": "new"}
     EmbedConfig(**given)
     with pytest.raises(ValueError, match=message):
         EmbedConfig(**(given | changes))
