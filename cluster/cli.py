@@ -69,6 +69,19 @@ COMMANDS = {
         "say what a checkpoint's features are good for",
         positional=("checkpoint",),
     ),
+    "embed": Command(
+        "pipelines.embed:EmbedConfig",
+        "pipelines.embed:embed",
+        "write a checkpoint's features of every image as Parquet files",
+        positional=("checkpoint",),
+    ),
+    "search": Command(
+        "pipelines.search:SearchConfig",
+        "pipelines.search:search",
+        "find the embedded images that are most like others",
+        positional=("embeddings",),
+        uses_ray=False,
+    ),
     "demo": Command(
         "pipelines.demo:DemoConfig",
         "pipelines.demo:demo",
@@ -145,7 +158,13 @@ def add_options(parser: ArgumentParser, command: Command) -> None:
         parser.add_argument(name, type=str, metavar=name.upper(), help=about.get(name))
     for name, default in switches.items():
         parser.add_argument(f"--{name}", action=ActionYesNo, default=default, help=about.get(name))
-    parser.add_class_arguments(config, skip={*command.positional, *switches})
+    several = {field.name for field in fields(config) if field.type == "list[str]"}
+    for name in several:
+        parser.add_argument(f"--{name}", type=str, nargs="+", required=True, metavar="FILE", help=about.get(name))
+    letters = {field.name: field.default for field in fields(config) if len(field.name) == 1}
+    for letter, number in letters.items():
+        parser.add_argument(f"-{letter}", f"--{letter}", type=int, default=number, help=about.get(letter))
+    parser.add_class_arguments(config, skip={*command.positional, *switches, *several, *letters})
     if command.recipes:
         recipe_help = "YAML file, or name of a shipped recipe; options after it win."
         parser.add_argument(

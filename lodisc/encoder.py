@@ -104,10 +104,26 @@ class Encoder(nn.Module):
         Returns:
             Features (B, D): the class token after the last norm.
         """
+        return self._features(self._tokens(images, kept))
+
+    def forward_with_patches(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode images (B, 3, H, W), normalised.
+
+        Returns:
+            Features (B, D), and the tokens of the N patches after the last norm, (B, N, D), row by row of the grid.
+        """
+        tokens = self._tokens(images)
+        return self._features(tokens), tokens[:, self.prefix_tokens :]
+
+    def _tokens(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Return all tokens after the last norm, (B, T, D)."""
         tokens = self.vit._pos_embed(self.vit.patch_embed(images))
         if kept is not None:
             tokens = self._select(tokens, kept)
-        tokens = self.vit.norm(self.vit.blocks(self.vit.norm_pre(tokens)))
+        normed: Tensor = self.vit.norm(self.vit.blocks(self.vit.norm_pre(tokens)))
+        return normed
+
+    def _features(self, tokens: Tensor) -> Tensor:
         features: Tensor = self.vit.forward_head(tokens, pre_logits=True)
         return features
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import posixpath
 import tempfile
 import time
 from collections.abc import Iterator
@@ -78,6 +80,28 @@ def find_checkpoint(path: str) -> ray.train.Checkpoint:
     if checkpoint is None:
         raise ValueError(f"{path}: neither a checkpoint folder (no {FILE} in it) nor a run with a finished checkpoint")
     return checkpoint
+
+
+def checkpoint_location(path: str) -> str:
+    """Return the checkpoint folder that `find_checkpoint` finds for `path`, as an absolute path or URI.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = str(find_checkpoint(path).path)
+    if "://" not in path:
+        return posixpath.normpath(found)
+    _, plain_path = fs.FileSystem.from_uri(path.rstrip("/"))
+    return path.rstrip("/") + found.removeprefix(plain_path)
+
+
+def weights_fingerprint(encoder: Encoder) -> str:
+    """Return a short hash that changes with any weight of the encoder, wherever its checkpoint lies."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def load_encoder(path: str, untrained: bool = False) -> tuple[Encoder, dict[str, Any]]:

@@ -17,6 +17,7 @@ from lodisc.encoder import Encoder
 from lodisc.views import eval_view, normalise
 from pipelines.decode import decode_image
 from pipelines.precision import autocast, resolve_precision
+from pipelines.sources import ROW
 
 # Few enough rows that the actors share even a small set, enough that a task outweighs its overhead.
 BATCHES_PER_BLOCK = 4
@@ -46,7 +47,7 @@ def all_or_none(labels: list[str | None]) -> list[str] | None:
 
 
 def extract(encoder: Encoder, dataset: ray.data.Dataset, image_size: int, batch_size: int = 64) -> Features:
-    """Embed the evaluation view of every image of a dataset, in the dataset's order.
+    """Embed the evaluation view of every image of a dataset, in the dataset's order, and hold all features at once.
 
     Args:
         encoder: on the CPU; each actor moves its own copy to its GPU where the cluster has GPUs.
@@ -57,32 +58,58 @@ def extract(encoder: Encoder, dataset: ray.data.Dataset, image_size: int, batch_
     Raises:
         ValueError: the dataset is empty.
     """
+    features: list[np.ndarray] = []
+    rows: dict[str, list[Any]] = {"path": [], "label": [], "coarse": []}
+    embedded = embed_images(encoder, dataset, image_size, batch_size)
+    batch: pa.Table
+    for batch in embedded.iter_batches(batch_size=None, batch_format="pyarrow"):
+        features.append(matrix(batch["embedding"]))
+        for name, values in rows.items():
+            values += batch[name].to_pylist()
+    everything = torch.from_numpy(np.concatenate(features))
+    return Features(everything, rows["path"], all_or_none(rows["label"]), all_or_none(rows["coarse"]))
+
+
+def embed_images(
+    encoder: Encoder,
+    dataset: ray.data.Dataset,
+    image_size: int,
+    batch_size: int,
+    dtype: torch.dtype = torch.float32,
+    patch_tokens: bool = False,
+) -> ray.data.Dataset:
+    """Return the rows {path, label, coarse, embedding} of a dataset of images, in its order, computed as they are read.
+
+    Args:
+        encoder, dataset, image_size, batch_size: see `extract`. Batches are cut from the dataset's start, so rows from
+            a multiple of the batch size on are embedded as they are among all rows.
+        dtype: of the embeddings (D numbers).
+        patch_tokens: add {patch_tokens} (N * D numbers), the tokens that `Encoder.forward_with_patches` gives.
+
+    Raises:
+        ValueError: the dataset is empty.
+    """
     dataset.context.execution_options.preserve_order = True
     # Read before the actors exist: they may take every CPU, and reading beside them would then wait for ever.
-    images = dataset.select_columns(["bytes", "path", "label", "coarse"]).materialize()
+    images = dataset.select_columns(ROW.names).materialize()
     batches = math.ceil(images.count() / batch_size)
     if batches == 0:
         raise ValueError("there are no images to embed")
     blocks = math.ceil(batches / BATCHES_PER_BLOCK)
     actors, resources = plan_actors([node["Resources"] for node in ray.nodes() if node["Alive"]], blocks)
-    embedded = (
-        images.repartition(blocks)
+    threads = max(1, int(resources["num_cpus"]))
+    return (
+        images.repartition(target_num_rows_per_block=BATCHES_PER_BLOCK * batch_size, strict=True)
         .materialize()
         .map_batches(
             Embed,
-            fn_constructor_args=(ray.put(encoder), image_size, max(1, int(resources["num_cpus"]))),
+            fn_constructor_args=(ray.put(encoder), image_size, threads, dtype, patch_tokens),
             batch_size=batch_size,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=actors),
             **resources,
         )
     )
-    rows: dict[str, list[Any]] = {"features": [], "path": [], "label": [], "coarse": []}
-    for batch in embedded.iter_batches(batch_size=None):
-        for name, values in rows.items():
-            values.extend(batch[name])
-    features = torch.from_numpy(np.stack(rows["features"]))
-    return Features(features, rows["path"], all_or_none(rows["label"]), all_or_none(rows["coarse"]))
 
 
 def plan_actors(nodes: list[dict[str, float]], most: int) -> tuple[int, dict[str, float]]:
@@ -103,23 +130,43 @@ def plan_actors(nodes: list[dict[str, float]], most: int) -> tuple[int, dict[str
 class Embed:
     """The actor that turns a batch of encoded images into features."""
 
-    def __init__(self, encoder: ray.ObjectRef[Encoder], image_size: int, threads: int) -> None:
+    def __init__(
+        self,
+        encoder: Encoder | ray.ObjectRef[Encoder],
+        image_size: int,
+        threads: int,
+        dtype: torch.dtype = torch.float32,
+        patch_tokens: bool = False,
+    ) -> None:
         torch.set_num_threads(threads)
         self.decoders = ThreadPoolExecutor(threads)
-        self.image_size = image_size
+        self.image_size, self.dtype, self.patch_tokens = image_size, dtype, patch_tokens
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.dtype = resolve_precision("auto", self.device)
-        self.encoder: Encoder = ray.get(encoder).to(self.device).eval()
+        self.precision = resolve_precision("auto", self.device)
+        here = encoder if isinstance(encoder, Encoder) else ray.get(encoder)
+        self.encoder: Encoder = here.to(self.device).eval()
 
     @torch.inference_mode()
-    def __call__(self, rows: pa.Table) -> dict[str, Any]:
-        """Map {bytes, path, label, coarse} (n rows) to {features (n, D) float32, path, label, coarse}."""
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Map {bytes, path, label, coarse} to {path, label, coarse, embedding}, and {patch_tokens} where asked."""
         views = np.stack(list(self.decoders.map(self._view, rows["bytes"].to_pylist())))
         images = normalise(torch.from_numpy(views).to(self.device))
-        with autocast(self.dtype, self.device):
-            features = self.encoder(images)
-        labels = {name: rows[name] for name in ("path", "label", "coarse")}
-        return {"features": features.float().cpu().numpy(), **labels}
+        table = rows.select(["path", "label", "coarse"])
+        with autocast(self.precision, self.device):
+            if not self.patch_tokens:
+                return table.append_column("embedding", self._lists(self.encoder(images)))
+            features, patches = self.encoder.forward_with_patches(images)
+        table = table.append_column("embedding", self._lists(features))
+        return table.append_column("patch_tokens", self._lists(patches.flatten(1)))
 
     def _view(self, data: bytes) -> np.ndarray:
         return eval_view(decode_image(data), self.image_size)
+
+    def _lists(self, values: torch.Tensor) -> pa.FixedSizeListArray:
+        numbers = values.float().to(self.dtype).cpu().numpy()
+        return pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), numbers.shape[1])
+
+
+def matrix(lists: pa.ChunkedArray) -> np.ndarray:
+    """Return a column of n lists of one length D as (n, D)."""
+    return lists.combine_chunks().flatten().to_numpy().reshape(len(lists), lists.type.list_size)

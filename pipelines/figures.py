@@ -54,8 +54,8 @@ def pivot_overlays(images: ArrayLike, scores: ArrayLike, kept: ArrayLike, grid: 
 def neighbour_sheet(
     query_images: ArrayLike,
     neighbour_images: ArrayLike,
-    query_labels: Sequence[str] | None,
-    neighbour_labels: Sequence[Sequence[str]] | None,
+    query_labels: Sequence[str | None] | None,
+    neighbour_labels: Sequence[Sequence[str | None]] | None,
     similarity: ArrayLike,
 ) -> Image.Image:
     """Draw queries, each followed by its nearest neighbours, framed green for the query's label and red for another.
@@ -63,7 +63,7 @@ def neighbour_sheet(
     Args:
         query_images: (Q, 3, H, W) uint8, RGB.
         neighbour_images: (Q, k, 3, H, W) uint8, nearest first.
-        query_labels: Q labels, None where there are none: frames are grey then.
+        query_labels: Q labels, None where there are none; frames are grey where a query or neighbour has none.
         neighbour_labels: Q rows of k labels.
         similarity: (Q, k) cosine similarities, written below the neighbours.
     """
@@ -76,12 +76,8 @@ def neighbour_sheet(
     )
     start = MARGIN + cell + 3 * GAP
     draw.text((MARGIN + FRAME, MARGIN - 4), "query", FAINT, _font())
-    draw.text(
-        (start + FRAME, MARGIN - 4),
-        "nearest first, with cosine similarity; green: same label, red: another",
-        FAINT,
-        _font(),
-    )
+    legend = "; green: same label, red: another" if query_labels and any(query_labels) else ""
+    draw.text((start + FRAME, MARGIN - 4), f"nearest first, with cosine similarity{legend}", FAINT, _font())
     for row in range(count):
         y = MARGIN + LINE + row * height
         label = query_labels[row] if query_labels else None

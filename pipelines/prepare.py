@@ -48,7 +48,7 @@ class PrepareConfig:
         is_file = filesystem.get_file_info(path).type == fs.FileType.File
         if is_file or filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True)):
             raise ValueError(f"destination: {self.destination} is not empty; choose a new folder")
-        if f"{path}/".startswith(f"{source.path}/") and filesystem == source.filesystem:
+        if source.contains(filesystem, path):
             # The source would be taken for Parquet from then on.
             raise ValueError(f"destination: {self.destination} lies in the source; choose a folder outside")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from pipelines.checkpoint import load_encoder
 from pipelines.config import PretrainConfig, to_dict
 from pipelines.images import RunImages, images_for, load_images, sample_order, views_from_last_checkpoint
 from pipelines.profile import WARM_UP
-from pipelines.progress import Style
+from pipelines.progress import Style, terminal_style
 from pipelines.resources import node_resources, plan_workers
 from pipelines.run_folder import FINISHED, RunFolder, named, open_run
 from pipelines.train_loop import NonFiniteLossError, TrainJob, train_worker
@@ -73,7 +72,7 @@ def pretrain(
     _refuse_long_profile(config, steps_per_epoch * config.optim.epochs - folder.finished_steps())
     datasets = {"views": views_from_last_checkpoint(config, folder, images), **images.decoded}
     run = open_tracking(config, folder, images.fingerprints, parent_run_id)
-    style: Style = "nothing" if parent_run_id else "bar" if sys.stderr.isatty() else "lines"
+    style: Style = "nothing" if parent_run_id else terminal_style()
     done = fit(TrainJob(config, steps_per_epoch, run, style), folder, datasets, scaling, callbacks)
     if parent_run_id is None:
         keep_encoder(run, done.run_dir)

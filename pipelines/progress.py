@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Literal
 
@@ -11,30 +12,31 @@ SECONDS_BETWEEN_LINES = 15.0
 Style = Literal["bar", "lines", "nothing"]
 
 
-class Progress:
-    """Progress of one run, drawn by the driver although a remote worker reports it."""
+def terminal_style() -> Style:
+    """Return how to draw where the user looks: a bar in a terminal, lines in a log."""
+    return "bar" if sys.stderr.isatty() else "lines"
 
-    def __init__(self, total_steps: int, steps_per_epoch: int, step: int, style: Style) -> None:
-        self.total, self.steps_per_epoch = total_steps, steps_per_epoch
-        self.style = style
-        self.bar = tqdm_ray.tqdm(total=total_steps, desc="pretraining", unit="step") if style == "bar" else None
-        self.shown = step
+
+class Meter:
+    """How much of some work is done."""
+
+    def __init__(self, total: int, doing: str, unit: str, done: int, style: Style) -> None:
+        self.total, self.style = total, style
+        self.bar = tqdm_ray.tqdm(total=total, desc=doing, unit=unit) if style == "bar" else None
+        self.shown = done
         self.last_line = -SECONDS_BETWEEN_LINES
         if self.bar:
-            self.bar.update(step)
+            self.bar.update(done)
 
-    def show(self, step: int, metrics: dict[str, float]) -> None:
-        """Draw `step` finished steps."""
-        if self.style == "nothing":
-            return
+    def draw(self, done: int, description: str, line: str) -> None:
+        """Draw `done` units: a bar with its description, or, at the end and every few seconds, a line."""
         if self.bar:
-            self.bar.set_description(f"pretraining, {_summary(metrics)}")
-            self.bar.update(step - self.shown)
-            self.shown = step
-        elif step == self.total or time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
+            self.bar.set_description(description)
+            self.bar.update(done - self.shown)
+            self.shown = done
+        elif self.style == "lines" and (done == self.total or self._due()):
             self.last_line = time.monotonic()
-            epoch = step / self.steps_per_epoch
-            print(f"step {step}/{self.total}  epoch {epoch:.2f}  {_summary(metrics)}", flush=True)
+            print(line, flush=True)
 
     def say(self, line: str) -> None:
         """Print a line without breaking the bar."""
@@ -46,6 +48,22 @@ class Progress:
     def close(self) -> None:
         if self.bar:
             self.bar.close()
+
+    def _due(self) -> bool:
+        return time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES
+
+
+class Progress(Meter):
+    """Progress of one run, drawn by the driver although a remote worker reports it."""
+
+    def __init__(self, total_steps: int, steps_per_epoch: int, step: int, style: Style) -> None:
+        super().__init__(total_steps, "pretraining", "step", step, style)
+        self.steps_per_epoch = steps_per_epoch
+
+    def show(self, step: int, metrics: dict[str, float]) -> None:
+        """Draw `step` finished steps."""
+        summary, epoch = _summary(metrics), step / self.steps_per_epoch
+        self.draw(step, f"pretraining, {summary}", f"step {step}/{self.total}  epoch {epoch:.2f}  {summary}")
 
 
 def _summary(metrics: dict[str, float]) -> str:

@@ -59,6 +59,10 @@ class Source:
     def folder(self) -> Folder:
         return Folder(self.filesystem, self.path)
 
+    def contains(self, filesystem: fs.FileSystem, path: str) -> bool:
+        """Whether a path lies in the source, so that files written there would become a part of it."""
+        return f"{path}/".startswith(f"{self.path}/") and filesystem == self.filesystem
+
 
 def find_source(text: str) -> Source:
     """Recognise a source, without reading any image.

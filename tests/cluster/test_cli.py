@@ -97,6 +97,10 @@ def test_the_printed_config_reads_back(tmp_path: Path, capsys: pytest.CaptureFix
         ([*TUNE, "--sampler", "best"], "sampler"),
         ([*TUNE, "--trials", "0"], "trials"),
         (["tune", "report"], "sweep"),
+        (["embed", "runs/mine", "--images", "photos"], "out"),
+        (["search", "nowhere"], "image"),
+        (["search", "nowhere", "--image", "a.jpg", "b.jpg", "-k", "0"], "k must be at least 1, got 0"),
+        (["search", "nowhere", "--image", "a.jpg", "--sheet", "found.pdf"], "sheet must be a PNG file"),
     ],
 )
 def test_bad_options_are_refused_by_name(arguments: list[str], names: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,15 @@ def test_it_is_timms_model() -> None:
     torch.testing.assert_close(features, plain(images))
 
 
+def test_patches_are_the_tokens_after_the_prefix() -> None:
+    encoder, images = tiny_encoder(arch="vit_small_patch14_reg4_dinov2"), tiny_images(2)
+    features, patches = encoder.forward_with_patches(images)
+    tokens = encoder.vit.forward_features(images)
+    assert patches.shape == (2, PATCHES, encoder.feature_dim)
+    assert torch.equal(patches, tokens[:, 5:]), "a class token and four registers come first"
+    assert torch.equal(features, encoder(images)) and torch.equal(features, tokens[:, 0])
+
+
 @pytest.mark.parametrize("arch", ["test_vit", "vit_small_patch14_reg4_dinov2", "vit_base_patch16_clip_224"])
 def test_all_patches_kept_is_the_ordinary_pass(arch: str) -> None:
     encoder, images = tiny_encoder(arch=arch), tiny_images(2)

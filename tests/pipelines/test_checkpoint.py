@@ -1,4 +1,4 @@
-"""Ray's register of a run's checkpoints, which may be read while Ray rewrites it."""
+"""Where checkpoints lie and which encoder they hold; Ray may rewrite a run's register of them while it is read."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
-from pipelines.checkpoint import last_checkpoint
+from pipelines.checkpoint import checkpoint_location, last_checkpoint, load_encoder, weights_fingerprint
+from tests.pipelines.checkpoints import write_checkpoint
 
 REGISTER = "checkpoint_manager_snapshot.json"
 
@@ -30,3 +32,15 @@ def test_a_damaged_register_is_named(tmp_path: Path) -> None:
     (tmp_path / REGISTER).write_text('{"checkpoint_results": [')
     with pytest.raises(ValueError, match=str(tmp_path)):
         last_checkpoint(str(tmp_path))
+
+
+def test_a_fingerprint_tells_encoders_apart_wherever_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (write_checkpoint(tmp_path / name / "step-00000007") for name in ("first", "second"))
+    monkeypatch.chdir(first)
+    assert checkpoint_location("../step-00000007") == str(first)
+    assert checkpoint_location(f"local://{first}/") == f"local://{first}"
+    encoder, copy = load_encoder(str(first))[0], load_encoder(str(second))[0]
+    assert weights_fingerprint(encoder) == weights_fingerprint(copy)
+    with torch.no_grad():
+        copy.vit.norm.bias += 1e-3
+    assert weights_fingerprint(encoder) != weights_fingerprint(copy)

@@ -37,7 +37,8 @@ def test_extract_is_a_plain_loop_in_the_datasets_order(ray_session: None, image_
     cpu = torch.device("cpu")
     with torch.inference_mode(), autocast(resolve_precision("auto", cpu), cpu):
         views = [torch.from_numpy(eval_view(decode_image(row["bytes"]), 32)) for row in rows]
-        expected = torch.cat([encoder(normalise(view[None])) for view in views]).float()
+        # In the same batches: a sum in bfloat16 may round otherwise in others.
+        expected = torch.cat([encoder(normalise(torch.stack(views[i : i + 3]))) for i in range(0, 20, 3)]).float()
     assert found.features.dtype == torch.float32
     # In bfloat16 the size of a batch decides in which order a kernel sums, and so a value's last bits, of eight.
     tolerance = 1e-4 if resolve_precision("auto", cpu) == torch.float32 else 3e-2

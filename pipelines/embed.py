@@ -1,0 +1,173 @@
+"""Embed every image of a source and keep the embeddings as Parquet files; what is there already is not done again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal
+
+import pyarrow as pa
+import ray.data
+import torch
+from pyarrow import fs
+
+from lodisc.encoder import Encoder
+from pipelines.checkpoint import checkpoint_location, find_checkpoint, load_encoder, weights_fingerprint
+from pipelines.embeddings import ABOUT, About, EmbeddingFolder, Origin, embedding_schema, rows_per_group
+from pipelines.features import embed_images
+from pipelines.progress import Meter, terminal_style
+from pipelines.sources import ROW, find_source, fingerprint
+from pipelines.verify import load_verified, say_set_aside
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """What to embed, with which encoder, and where to.
+
+    Attributes:
+        checkpoint: a checkpoint folder, or a run folder, whose newest checkpoint is taken.
+        images: the images to embed, `SRC` or `SRC@SPLIT`.
+        out: folder for the Parquet files, local or URI: a new one, or the one of the same command when it was
+            interrupted, which then continues.
+        dtype: of the numbers kept.
+        patch_tokens: keep the tokens of all patches too.
+        batch_size: images a forward pass.
+        shard_images: images a file, a multiple of batch_size. An interruption costs the file that was being written.
+    """
+
+    checkpoint: str
+    images: str
+    out: str
+    dtype: Literal["float32", "float16"] = "float32"
+    patch_tokens: bool = False
+    batch_size: int = 64
+    shard_images: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "float16"):
+            raise ValueError(f"dtype must be float32 or float16, got {self.dtype!r}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.shard_images < 1 or self.shard_images % self.batch_size:
+            raise ValueError(f"shard_images ({self.shard_images}) must be a multiple of batch_size ({self.batch_size})")
+        find_checkpoint(self.checkpoint)
+        source, folder = find_source(self.images), EmbeddingFolder.at(self.out)
+        if source.contains(folder.filesystem, folder.path):
+            raise ValueError(f"out: {self.out} lies in the source; choose a folder outside")
+        if folder.filesystem.get_file_info(folder.path).type == fs.FileType.File:
+            raise ValueError(f"out: {self.out} is a file; choose a folder")
+        if folder.is_foreign():
+            raise ValueError(f"out: {self.out} holds something else than embeddings; choose a new folder")
+
+
+def embed(config: EmbedConfig) -> About:
+    """Write the embeddings of a source's usable images, {path, label, coarse, embedding}, in the source's order.
+
+    Ray must be running. This process holds a row group at a time, never all embeddings.
+
+    Raises:
+        ValueError: no image can be used; the folder holds embeddings of another encoder, of other images or in another
+            form; or an embedding is not finite.
+    """
+    encoder, state = load_encoder(config.checkpoint)
+    folder, origin = EmbeddingFolder.at(config.out), _origin(config, encoder, state)
+    before = folder.about()
+    if before is not None:
+        _refuse_others(config.out, before.origin.differences(origin))
+        if not folder.missing(before):
+            print(f"{config.out} is finished: all {before.count} images are embedded; nothing to do", flush=True)
+            return before
+    images, set_aside = load_verified(config.images)
+    say_set_aside(config.images, images.count(), set_aside)
+    about = About(origin, images.count(), content_hash(images), set_aside)
+    if before is None:
+        folder.write_about(about)
+    elif about.content != before.content:
+        _refuse_others(config.out, [f"the usable images were {_said(before)}, are {_said(about)}"])
+    folder.delete_partial()
+    _write_missing(config, folder, about, encoder, images)
+    size = f"{encoder.feature_dim} numbers each ({config.dtype})"
+    print(f"wrote the embeddings of {about.count} images, {size}, to {config.out}; details in {ABOUT}", flush=True)
+    return about
+
+
+def _origin(config: EmbedConfig, encoder: Encoder, state: dict[str, Any]) -> Origin:
+    return Origin(
+        checkpoint=checkpoint_location(config.checkpoint),
+        step=state["step"],
+        weights=weights_fingerprint(encoder),
+        encoder=state["config"]["encoder"],
+        images=config.images,
+        fingerprint=fingerprint(config.images),
+        dtype=config.dtype,
+        patch_tokens=config.patch_tokens,
+        shard_images=config.shard_images,
+    )
+
+
+def _said(about: About) -> str:
+    return f"{about.count} with contents {about.content}"
+
+
+def _refuse_others(out: str, differences: list[str]) -> None:
+    if differences:
+        raise ValueError(f"out: {out} holds other embeddings; choose another folder ({'; '.join(differences)})")
+
+
+def content_hash(images: ray.data.Dataset) -> str:
+    """Return a short hash of all images, paths and labels: files of a list may change where the list does not."""
+    digests = images.map_batches(_digests, batch_format="pyarrow", batch_size=None)
+    digest = hashlib.sha256()
+    for rows in digests.iter_batches(batch_size=None):
+        digest.update(b"".join(rows["digest"]))
+    return digest.hexdigest()[:16]
+
+
+def _digests(rows: pa.Table) -> pa.Table:
+    columns = (column.to_pylist() for column in rows.select(ROW.names))
+    digests = [
+        hashlib.blake2b(json.dumps(names).encode() + data, digest_size=16).digest()
+        for data, *names in zip(*columns, strict=True)
+    ]
+    return pa.table({"digest": pa.array(digests, pa.binary())})
+
+
+def _write_missing(
+    config: EmbedConfig, folder: EmbeddingFolder, about: About, encoder: Encoder, images: ray.data.Dataset
+) -> None:
+    missing = folder.missing(about)
+    if len(missing) < about.shards:
+        there = about.shards - len(missing)
+        print(f"{config.out}: {there} of {about.shards} files are there; continuing with the others", flush=True)
+    schema = embedding_schema(about.origin, encoder.feature_dim, encoder.grid)
+    embedded = embed_images(
+        encoder,
+        _rows_of(images, about, missing),
+        about.origin.encoder["image_size"],
+        config.batch_size,
+        getattr(torch, config.dtype),
+        config.patch_tokens,
+    )
+    group = rows_per_group(config.shard_images, schema)
+    groups = iter(embedded.iter_batches(batch_size=group, batch_format="pyarrow"))
+    done = about.count - sum(map(about.rows_of, missing))
+    meter = Meter(about.count, "embedding", "image", done, terminal_style())
+    for number in missing:
+        rows = about.rows_of(number)
+        folder.write_shard(number, schema, islice(groups, math.ceil(rows / group)), rows)
+        done += rows
+        meter.draw(done, "embedding", f"embedded {done}/{about.count} images")
+    meter.close()
+
+
+def _rows_of(images: ray.data.Dataset, about: About, shards: list[int]) -> ray.data.Dataset:
+    """Return the images of some files, in order."""
+    if len(shards) == about.shards:
+        return images
+    bounds = [number * about.origin.shard_images for number in range(1, about.shards)]
+    parts = images.split_at_indices(bounds)
+    # Not `union`, which mixes the rows of its parts.
+    return ray.data.from_arrow_refs([block for number in shards for block in parts[number].to_arrow_refs()])
