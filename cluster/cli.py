@@ -69,6 +69,12 @@ COMMANDS = {
         "say what a checkpoint's features are good for",
         positional=("checkpoint",),
     ),
+    "finetune": Command(
+        "pipelines.finetune_config:FinetuneConfig",
+        "pipelines.finetune:finetune",
+        "train a classifier with labels on a checkpoint's encoder, or all of it",
+        positional=("checkpoint",),
+    ),
     "demo": Command(
         "pipelines.demo:DemoConfig",
         "pipelines.demo:demo",

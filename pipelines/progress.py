@@ -14,27 +14,29 @@ Style = Literal["bar", "lines", "nothing"]
 class Progress:
     """Progress of one run, drawn by the driver although a remote worker reports it."""
 
-    def __init__(self, total_steps: int, steps_per_epoch: int, step: int, style: Style) -> None:
+    def __init__(
+        self, total_steps: int, steps_per_epoch: int, step: int, style: Style, task: str = "pretraining"
+    ) -> None:
         self.total, self.steps_per_epoch = total_steps, steps_per_epoch
-        self.style = style
-        self.bar = tqdm_ray.tqdm(total=total_steps, desc="pretraining", unit="step") if style == "bar" else None
+        self.style, self.task = style, task
+        self.bar = tqdm_ray.tqdm(total=total_steps, desc=task, unit="step") if style == "bar" else None
         self.shown = step
         self.last_line = -SECONDS_BETWEEN_LINES
         if self.bar:
             self.bar.update(step)
 
-    def show(self, step: int, metrics: dict[str, float]) -> None:
-        """Draw `step` finished steps."""
+    def show(self, step: int, summary: str) -> None:
+        """Draw `step` finished steps, and how training stands in a few words."""
         if self.style == "nothing":
             return
         if self.bar:
-            self.bar.set_description(f"pretraining, {_summary(metrics)}")
+            self.bar.set_description(f"{self.task}, {summary}")
             self.bar.update(step - self.shown)
             self.shown = step
         elif step == self.total or time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
             epoch = step / self.steps_per_epoch
-            print(f"step {step}/{self.total}  epoch {epoch:.2f}  {_summary(metrics)}", flush=True)
+            print(f"step {step}/{self.total}  epoch {epoch:.2f}  {summary}", flush=True)
 
     def say(self, line: str) -> None:
         """Print a line without breaking the bar."""
@@ -46,10 +48,3 @@ class Progress:
     def close(self) -> None:
         if self.bar:
             self.bar.close()
-
-
-def _summary(metrics: dict[str, float]) -> str:
-    return (
-        f"loss {metrics['loss']:.4f}  contrast top-1 {metrics['contrastive/top1']:.1f} %  "
-        f"{metrics['throughput/images_per_second']:.0f} images/s"
-    )
