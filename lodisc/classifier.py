@@ -22,8 +22,9 @@ class Classifier(nn.Module):
         super().__init__()
         self.encoder, self.frozen = encoder, frozen
         encoder.requires_grad_(not frozen)
-        self.heads = nn.ModuleList(nn.Linear(encoder.feature_dim, classes) for _ in range(heads))
+        # Drawn first: the weights do not depend on how many heads there are.
         weight = 0.01 * torch.randn(classes, encoder.feature_dim)
+        self.heads = nn.ModuleList(nn.Linear(encoder.feature_dim, classes) for _ in range(heads))
         for head in self.heads.children():
             assert isinstance(head, nn.Linear)
             nn.init.zeros_(head.bias)

@@ -76,7 +76,7 @@ def finetune_worker(loop_config: dict[str, Any]) -> None:
             if learner.step % job.steps_per_epoch == 0:
                 scores = scorer.scores()
                 if watcher:
-                    watcher.log_scores(learner.step, scores)
+                    watcher.log_scores(learner.step, scores, job.config.rates[learner.chosen])
                 epoch = learner.step / job.steps_per_epoch
                 report_checkpoint(learner.state, {"step": learner.step, "epoch": epoch, **scores})
 
@@ -141,7 +141,8 @@ class ClassifierLearner:
         shape = learning_rate_at(self.step, self.job.total_steps, warmup, 1.0)
         with autocast(self.dtype, self.device):
             logits = self.replica(normalise(batch["view"]))
-        losses = head_losses(logits, batch["target"], self._weights(batch["held_out"]))
+        weights = image_weights(batch["held_out"], len(self.job.config.rates), self.job.held_out)
+        losses = head_losses(logits, batch["target"], weights)
         losses.sum().backward()
         self._require_finite(losses)
         for group in self.optimizer.param_groups:
@@ -149,7 +150,7 @@ class ClassifierLearner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        metrics = {"schedule/learning_rate": torch.tensor(shape * self._peak(), device=self.device)}
+        metrics = {"schedule/share_of_peak": torch.tensor(shape, device=self.device)}
         top1 = 100 * hits(logits.detach(), batch["target"])[:, 0] / len(batch["target"])
         for number, _ in enumerate(self.job.config.rates):
             metrics[self.curve("loss", number)] = losses[number].detach()
@@ -160,29 +161,30 @@ class ClassifierLearner:
         """Return the name of a learning rate's metric."""
         return f"{metric}/{self.job.config.rates[number]:g}" if self.job.chooses else metric
 
-    def _peak(self) -> float:
-        return self.job.config.rates[0] * self.job.config.batch_size / 256
-
-    def _weights(self, held_out: Tensor) -> Tensor:
-        """Return how much each of the images (B,) counts to each head, (heads, B); to each it is 1 on average."""
-        every = torch.ones(len(self.job.config.rates), len(held_out), device=self.device)
-        if not self.job.chooses:
-            return every
-        # By the share of the whole set, not of the batch: that is the same on every worker.
-        return torch.cat([every, every * ~held_out / (1 - self.job.held_out)])
-
     def _require_finite(self, losses: Tensor) -> None:
         """Refuse an encoder that diverges; of classifiers beside each other some may, as long as one does not."""
         finite = torch.isfinite(losses.detach())
         if not self.model.frozen:
-            finite &= torch.isfinite(
-                torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-            )
+            gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+            finite &= torch.isfinite(torch.nn.utils.get_total_norm(gradients))
         if not finite.any():
             raise NonFiniteLossError(
                 f"step {self.step}: loss {losses[0].item():g}, or its gradient, is no number. The last checkpoint is "
                 "from before. Lower learning_rates, or set precision to fp32."
             )
+
+
+def image_weights(held_out: Tensor, rates: int, share: float) -> Tensor:
+    """Return how much each image counts to each head, (heads, B) float32, on average 1.
+
+    Args:
+        held_out: (B,) bool.
+        rates: how many learning rates there are.
+        share: of the training images that are held out; 0 where no rate has a scout.
+    """
+    every = torch.ones(rates, len(held_out), device=held_out.device)
+    # By the share of the whole set, not of the batch: that is the same on every worker.
+    return torch.cat([every, every * ~held_out / (1 - share)]) if share else every
 
 
 def _optimizer(config: FinetuneConfig, model: Classifier) -> torch.optim.Optimizer:
@@ -279,9 +281,10 @@ class FinetuneWatcher:
         losses = [value for name, value in metrics.items() if name.split("/")[0] == "loss"]
         self.progress.show(step, f"loss {min(losses):.4f}  {rate:.0f} images/s")
 
-    def log_scores(self, step: int, scores: dict[str, float]) -> None:
-        """Add a point to the curves of scores, and print it."""
+    def log_scores(self, step: int, scores: dict[str, float], rate: float) -> None:
+        """Add a point to the curves of scores, and print those of the classifier with the learning rate."""
         self.tracker.log_metrics(scores, step)
-        shown = "  ".join(f"{name} {value:.1f}" for name, value in scores.items())
-        self.progress.say(f"epoch {step // self.job.steps_per_epoch}: {shown}")
+        shown = "  ".join(f"{name} {value:.1f}" for name, value in scores.items() if name.startswith("eval/"))
+        chosen = f", learning rate {rate:g}" if self.job.chooses else ""
+        self.progress.say(f"epoch {step // self.job.steps_per_epoch}{chosen}: {shown}")
         self.throughput.restart(step)
