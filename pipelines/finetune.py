@@ -191,6 +191,9 @@ def _finish(
     predictions = Predictions(task.test.labels, ranked, task.test.coarse, task.families)
     print(f"{config.mode}, learning rate {rate:g}; {len(ranked)} test images of {config.eval_images}")
     print(predictions.text())
+    if len(config.rates) > 1 and rate in (min(config.rates), max(config.rates)):
+        end = "highest" if rate == max(config.rates) else "lowest"
+        print(f"{rate:g} is the {end} of the learning rates that were tried: one beyond it may be better")
     folder.write(WEIGHTS, save(timm_weights(model, state["chosen"])))
     trained = {"mode": config.mode, "learning_rate": rate, "images": config.images, "from": config.checkpoint}
     files = {
