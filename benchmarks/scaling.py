@@ -100,7 +100,7 @@ def measure_stream(folder: Path, rounds: int) -> dict[str, Any]:
 
 def blocks_per_second(count: int = 1000) -> float:
     """Return how many blocks of samples Ray Data hands to one worker where drawing them costs nothing."""
-    draw: Any = NothingToDraw(SampleOrder(0, count * BLOCK, BLOCK))
+    draw = NothingToDraw(SampleOrder(0, count * BLOCK, BLOCK))
     (shard,) = sample_stream(draw, 0, count, 1).streaming_split(1, equal=True)
     batches = iter(shard.iter_batches(batch_size=BLOCK))
     for _ in range(20):
@@ -115,7 +115,7 @@ class NothingToDraw:
     """Stands in for `DrawViews`."""
 
     order: SampleOrder
-    bytes_per_sample: int = 8
+    sample_bytes: int = 8
 
     def __call__(self, samples: np.ndarray) -> dict[str, np.ndarray]:
         return {"sample": samples}

@@ -82,6 +82,12 @@ COMMANDS = {
         positional=("embeddings",),
         uses_ray=False,
     ),
+    "finetune": Command(
+        "pipelines.finetune_config:FinetuneConfig",
+        "pipelines.finetune:finetune",
+        "train a classifier with labels on a checkpoint's encoder, or all of it",
+        positional=("checkpoint",),
+    ),
     "demo": Command(
         "pipelines.demo:DemoConfig",
         "pipelines.demo:demo",

@@ -121,6 +121,27 @@ class TwoViews:
         return np.ascontiguousarray(view.transpose(2, 0, 1))
 
 
+class CropAndFlip:
+    """Draw the view that training with labels uses, a random resized crop, flipped by chance.
+
+    A pure function of the image and a seed, distributed as torchvision's RandomResizedCrop (bicubic, antialiased) and
+    RandomHorizontalFlip.
+    """
+
+    def __init__(self, crop_scale: tuple[float, float], image_size: int) -> None:
+        self.crop_scale, self.image_size = crop_scale, image_size
+
+    def __call__(self, size: tuple[int, int], load: Callable[[int], Image.Image], seed: int) -> np.ndarray:
+        """Return a uint8 array (3, image_size, image_size), drawn by `seed`; the arguments are those of `TwoViews`."""
+        rng = np.random.default_rng(seed)
+        crop = random_crop(size, self.crop_scale, rng)
+        image = np.asarray(load(reduction_for([crop], self.image_size)))
+        view = px.resize(crop.of(image, round(size[0] / image.shape[1])), self.image_size)
+        if rng.random() < 0.5:
+            view = view[:, ::-1]
+        return np.ascontiguousarray(view.transpose(2, 0, 1))
+
+
 def random_crop(size: tuple[int, int], scale: tuple[float, float], rng: np.random.Generator) -> Crop:
     """Draw a rectangle of uniform area and log-uniform aspect ratio between 3/4 and 4/3 (Inception's crop).
 

@@ -113,8 +113,13 @@ def load_encoder(path: str, untrained: bool = False) -> tuple[Encoder, dict[str,
 
     Returns:
         The encoder, and {"step": int, "config": nested dict, "run_id": str, "tracking_uri": str}.
+
+    Raises:
+        ValueError: there is no checkpoint, or it is that of a classifier.
     """
     state = read_state(find_checkpoint(path))
+    if "encoder" not in state["config"]:
+        raise ValueError(f"{path}: holds a classifier that `lodisc finetune` trained; name the run that pretrained it")
     config = EncoderConfig(**{**state["config"]["encoder"], "weights": "random"})
     prefix = "encoder."
     weights = {key.removeprefix(prefix): value for key, value in state["model"].items() if key.startswith(prefix)}

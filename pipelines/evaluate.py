@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,21 @@ from typing import Any
 import torch
 
 from lodisc.probes.geometry import alignment, rankme, uniformity
-from lodisc.probes.knn import knn_accuracy
-from lodisc.probes.linear import linear_probe
+from lodisc.probes.knn import knn_predictions
+from lodisc.probes.linear import fit_linear
 from lodisc.probes.retrieval import retrieval_queries, retrieval_scores
 from pipelines.checkpoint import find_checkpoint, load_encoder
+from pipelines.confusion import confusion_table, family_share, sister_confusions
 from pipelines.features import Features, extract
 from pipelines.journal import now_ms
 from pipelines.sources import find_source
 from pipelines.verify import usable_images
 
 PROBES = ("knn", "retrieval", "linear", "geometry")
+NEED_GALLERY = ("knn", "linear")
+NAMES = {"knn": "k-NN", "retrieval": "retrieval", "linear": "linear probe"}
+# Of each image, the classes that it may be of, best first.
+Ranked = list[list[str]]
 UNITS = {"knn": " %", "retrieval": " %", "linear": " %"}
 
 
@@ -35,7 +40,8 @@ class EvaluateConfig:
             out.
         untrained: score the encoder as it was before the first step.
         batch_size: images a forward pass.
-        output: JSON file for the scores.
+        probe: score by one probe alone: knn, retrieval, linear or geometry; None scores by all that the labels allow.
+        output: JSON file for the scores and the most frequent confusions of classes.
         tracking_uri: MLflow store of the run; None takes the one that the checkpoint names.
     """
 
@@ -44,6 +50,7 @@ class EvaluateConfig:
     gallery: str | None = None
     untrained: bool = False
     batch_size: int = 64
+    probe: str | None = None
     output: str | None = None
     tracking_uri: str | None = None
 
@@ -52,6 +59,10 @@ class EvaluateConfig:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         if self.gallery == self.images:
             raise ValueError(f"gallery must hold other images than images ({self.images}): each would find itself")
+        if self.probe is not None and self.probe not in PROBES:
+            raise ValueError(f"probe: unknown {self.probe!r}; there are {', '.join(PROBES)}")
+        if self.probe in NEED_GALLERY and self.gallery is None:
+            raise ValueError(f"probe: {self.probe} learns from a gallery of other labelled images; name one by gallery")
         if self.output is not None and Path(self.output).is_dir():
             raise ValueError(f"output must be a JSON file, {self.output} is a folder")
         find_checkpoint(self.checkpoint)
@@ -59,12 +70,17 @@ class EvaluateConfig:
         if self.gallery is not None:
             find_source(self.gallery)
 
+    @property
+    def probes(self) -> tuple[str, ...]:
+        return PROBES if self.probe is None else (self.probe,)
+
 
 def score(
     test: Features,
     gallery: Features | None = None,
     probes: Sequence[str] = PROBES,
     other_view: torch.Tensor | None = None,
+    predicted: Mapping[str, Ranked] | None = None,
 ) -> dict[str, float]:
     """Return what the labels allow of the scores that `probes` names.
 
@@ -74,6 +90,7 @@ def score(
         probes: any of `PROBES`.
         other_view: (N, D) features of another view of the test images; "geometry" then has their alignment, and its sum
             with the uniformity, too.
+        predicted: what `predict` gave for the same arguments, where that is known already.
 
     Returns:
         In percent: knn/fine, knn/coarse, retrieval/rank1, retrieval/rank5, retrieval/map, linear/top1, linear/top5.
@@ -84,13 +101,11 @@ def score(
     """
     if unknown := set(probes) - set(PROBES):
         raise ValueError(f"probes: unknown {', '.join(sorted(unknown))}; there are {', '.join(PROBES)}")
-    scores: dict[str, float] = {}
-    if "knn" in probes and gallery is not None:
-        scores |= _knn(test, gallery)
+    predicted = predict(test, gallery, probes) if predicted is None else predicted
+    scores = _knn(test, predicted)
     if "retrieval" in probes:
         scores |= _retrieval(test)
-    if "linear" in probes and gallery is not None:
-        scores |= _linear(test, gallery)
+    scores |= _linear(test, predicted)
     if "geometry" in probes:
         scores["rankme"] = rankme(test.features)
         if len(test.features) > 1:
@@ -102,37 +117,65 @@ def score(
     return scores
 
 
-def _knn(test: Features, gallery: Features) -> dict[str, float]:
-    columns = {"knn/fine": (gallery.labels, test.labels), "knn/coarse": (gallery.coarse, test.coarse)}
+def predict(test: Features, gallery: Features | None, probes: Sequence[str] = PROBES) -> dict[str, Ranked]:
+    """Return the classes that the gallery's labels give the test images, where both have labels.
+
+    Args:
+        test, gallery, probes: as for `score`.
+
+    Returns:
+        By "knn/fine", "knn/coarse" and "linear": of each test image one class, or of "linear" up to five, best first.
+    """
+    predicted: dict[str, Ranked] = {}
+    if gallery is None:
+        return predicted
+    columns = {"fine": (gallery.labels, test.labels), "coarse": (gallery.coarse, test.coarse)}
+    for kind, (known, asked) in columns.items():
+        if "knn" in probes and known is not None and asked is not None:
+            names, numbers = _numbered(known)
+            voted = knn_predictions(gallery.features, numbers, test.features)
+            predicted[f"knn/{kind}"] = [[names[number]] for number in voted.tolist()]
+    if "linear" in probes and gallery.labels is not None and test.labels is not None:
+        names, numbers = _numbered(gallery.labels)
+        if len(names) < len(numbers):  # The strength of its penalty is chosen on a second image of some class.
+            ranked = fit_linear(gallery.features, numbers).rank(test.features)
+            predicted["linear"] = [[names[number] for number in row] for row in ranked.tolist()]
+    return predicted
+
+
+def _knn(test: Features, predicted: Mapping[str, Ranked]) -> dict[str, float]:
+    truth = {"knn/fine": test.labels, "knn/coarse": test.coarse}
+    return {name: _share_of_hits(truth[name], predicted[name]) for name in truth if name in predicted}
+
+
+def _linear(test: Features, predicted: Mapping[str, Ranked]) -> dict[str, float]:
+    if "linear" not in predicted:
+        return {}
+    best = [ranked[:1] for ranked in predicted["linear"]]
     return {
-        name: knn_accuracy(gallery.features, numbers[0], test.features, numbers[1])
-        for name, labels in columns.items()
-        if (numbers := _numbered(*labels))
+        "linear/top1": _share_of_hits(test.labels, best),
+        "linear/top5": _share_of_hits(test.labels, predicted["linear"]),
     }
 
 
+def _share_of_hits(truth: list[str] | None, ranked: Ranked) -> float:
+    """Return of how many images the true class is among those that were ranked, in percent."""
+    assert truth is not None, "only images with labels are predicted"
+    return 100 * sum(label in row for label, row in zip(truth, ranked, strict=True)) / len(ranked)
+
+
 def _retrieval(test: Features) -> dict[str, float]:
-    numbers = _numbered(test.labels)
-    if not numbers or len(retrieval_queries(numbers[0])) == 0:
+    if test.labels is None or len(set(test.labels)) == len(test.labels):
         return {}
-    return {f"retrieval/{name}": value for name, value in retrieval_scores(test.features, numbers[0]).items()}
+    _, numbers = _numbered(test.labels)
+    return {f"retrieval/{name}": value for name, value in retrieval_scores(test.features, numbers).items()}
 
 
-def _linear(test: Features, gallery: Features) -> dict[str, float]:
-    numbers = _numbered(gallery.labels, test.labels)
-    if not numbers or len(retrieval_queries(numbers[0])) == 0:
-        return {}
-    scores = linear_probe(gallery.features, numbers[0], test.features, numbers[1])
-    return {f"linear/{name}": value for name, value in scores.items()}
-
-
-def _numbered(*columns: list[str] | None) -> list[torch.Tensor]:
-    """Number the classes of all columns together; an empty list where a column is missing."""
-    present = [column for column in columns if column is not None]
-    if len(present) < len(columns):
-        return []
-    numbers = {name: number for number, name in enumerate(sorted(set().union(*present)))}
-    return [torch.tensor([numbers[name] for name in column]) for column in present]
+def _numbered(labels: list[str]) -> tuple[list[str], torch.Tensor]:
+    """Return the classes of labels (N), sorted, and of each label the number (N,) int64 of its class."""
+    names = sorted(set(labels))
+    numbers = {name: number for number, name in enumerate(names)}
+    return names, torch.tensor([numbers[label] for label in labels])
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, float]:
@@ -153,16 +196,19 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     image_size = about["config"]["encoder"]["image_size"]
     test, *others = [extract(encoder, dataset, image_size, config.batch_size) for dataset in datasets]
     gallery = others[0] if others else None
-    scores = score(test, gallery)
+    predicted = predict(test, gallery, config.probes)
+    scores = score(test, gallery, config.probes, predicted=predicted)
     print(table(scores))
-    for line in omissions(test, gallery):
+    for line in omissions(test, gallery, config.probes):
         print(line)
+    confused = confusions_of(test, predicted)
     if config.output is not None:
-        _write(Path(config.output), {"step": step, "config": asdict(config), "scores": scores})
+        about_scores = {"step": step, "config": asdict(config), "scores": scores, "confusions": confused}
+        _write(Path(config.output), about_scores)
     # Apart from `eval/`, the scores during pretraining, which come of other images.
     prefix = "test-untrained" if config.untrained else "test"
     named = {f"{prefix}/{name}": value for name, value in scores.items()}
-    _track(named, step, about["run_id"], config.tracking_uri or about["tracking_uri"])
+    track(named, step, about["run_id"], config.tracking_uri or about["tracking_uri"])
     return scores
 
 
@@ -174,20 +220,49 @@ def table(scores: dict[str, float]) -> str:
     )
 
 
-def omissions(test: Features, gallery: Features | None) -> list[str]:
+def confusions_of(test: Features, predicted: Mapping[str, Ranked]) -> dict[str, Any]:
+    """Print which fine classes are taken for which, and return that as plain values.
+
+    Args:
+        test: the images.
+        predicted: what `predict` gave for them.
+
+    Returns:
+        By "knn" and "linear", where there is one: `within_coarse`, the share of mistakes that stay within a coarse
+        class in percent, None where that is not known; and `most_frequent`, `NamedConfusion`s as dicts.
+    """
+    found = {}
+    for probe, name in {"knn": "knn/fine", "linear": "linear"}.items():
+        if name in predicted and test.labels is not None:
+            classes = (test.labels, [ranked[0] for ranked in predicted[name]], test.coarse)
+            print(f"{NAMES[probe]}: {confusion_table(*classes)}")
+            pairs = [asdict(pair) for pair in sister_confusions(*classes)]
+            found[probe] = {"within_coarse": family_share(*classes), "most_frequent": pairs}
+    return found
+
+
+def omissions(test: Features, gallery: Features | None, probes: Sequence[str] = PROBES) -> list[str]:
     """Return a line for everything that the scores leave out, and why."""
     lines = []
     if test.labels is None:
-        lines.append("No retrieval, k-NN or linear probe: not every image has a label.")
+        lines.append(_none_of(probes, ("retrieval", *NEED_GALLERY), "not every image has a label"))
     elif gallery is None:
-        lines.append("No k-NN and no linear probe: they need a gallery of other labelled images.")
+        lines.append(_none_of(probes, NEED_GALLERY, "a gallery of other labelled images is needed"))
     elif gallery.labels is None:
-        lines.append("No k-NN and no linear probe: not every gallery image has a label.")
-    if numbers := _numbered(test.labels):
-        alone = len(numbers[0]) - len(retrieval_queries(numbers[0]))
+        lines.append(_none_of(probes, NEED_GALLERY, "not every gallery image has a label"))
+    elif len(set(gallery.labels)) == len(gallery.labels):
+        lines.append(_none_of(probes, ("linear",), "no class has two gallery images"))
+    if test.labels and "retrieval" in probes:
+        _, numbers = _numbered(test.labels)
+        alone = len(numbers) - len(retrieval_queries(numbers))
         if alone:
-            lines.append(f"Retrieval: {alone} of {len(numbers[0])} images are no queries, the only one of their class.")
-    return lines
+            lines.append(f"Retrieval: {alone} of {len(numbers)} images are no queries, the only one of their class.")
+    return [line for line in lines if line]
+
+
+def _none_of(probes: Sequence[str], missing: Sequence[str], why: str) -> str:
+    left_out = [NAMES[probe] for probe in missing if probe in probes]
+    return f"Left out: {', '.join(left_out)}; {why}." if left_out else ""
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
@@ -196,7 +271,8 @@ def _write(path: Path, result: dict[str, Any]) -> None:
     print(f"written to {path}")
 
 
-def _track(metrics: dict[str, float], step: int, run_id: str, uri: str) -> None:
+def track(metrics: dict[str, float], step: int, run_id: str, uri: str) -> None:
+    """Add points to a run that no worker writes to; a store that does not take them costs a warning."""
     from mlflow.entities import Metric
 
     from pipelines.tracking import open_client

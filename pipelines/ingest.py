@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ import pyarrow as pa
 import ray
 import torch
 
-from lodisc.views import TwoViews, ViewConfig, eval_view
+from lodisc.views import CropAndFlip, TwoViews, ViewConfig, eval_view
 from pipelines.decode import decode_image, load_image, open_image, upright_size
 from pipelines.seeds import seed_of
 
@@ -97,6 +98,19 @@ def epoch_order(seed: int, epoch: int, images: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(images)
 
 
+class Draw(Protocol):
+    """A task that turns sample numbers (n,) into the rows of a stream, `sample` among their columns."""
+
+    @property
+    def order(self) -> SampleOrder: ...
+
+    @property
+    def sample_bytes(self) -> int:
+        """Return the size of a row."""
+
+    def __call__(self, samples: np.ndarray) -> dict[str, np.ndarray]: ...
+
+
 class DrawViews:
     """The task that turns a block of sample numbers into a block of views."""
 
@@ -109,12 +123,14 @@ class DrawViews:
         """Return the size of a pair of views."""
         return 2 * 3 * image_size**2
 
+    @property
+    def sample_bytes(self) -> int:
+        return self.bytes_per_sample(self.two_views.image_size)
+
     def __call__(self, samples: np.ndarray) -> dict[str, np.ndarray]:
         """Map sample numbers (n,) to uint8 `view1` and `view2` (n, 3, H, W)."""
         images = self.store.read(self.order.image_of(samples))
-        # One task has one core: OpenCV would start a thread for every core of the machine.
-        cv2.setNumThreads(0)
-        psutil.Process().nice(LOW_PRIORITY)
+        _give_way()
         seeds = [seed_of(self.order.seed, int(sample)) for sample in samples]
         pairs = [self._draw(data, seed) for data, seed in zip(images, seeds, strict=True)]
         view1, view2 = (np.stack(views) for views in zip(*pairs, strict=True))
@@ -125,7 +141,53 @@ class DrawViews:
         return self.two_views(upright_size(image), partial(load_image, image), seed)
 
 
-def sample_stream(draw: DrawViews, start_step: int, total_steps: int, workers: int) -> ray.data.Dataset:
+class DrawLabelled:
+    """The task that turns a block of sample numbers into a block of views with their classes.
+
+    Args:
+        store: the images.
+        order: which of them each sample shows.
+        targets: (images,) int64 class numbers, in the store's order.
+        held_out: (images,) bool, which of them are held out.
+        view: draws a view.
+    """
+
+    def __init__(
+        self, store: ImageStore, order: SampleOrder, targets: np.ndarray, held_out: np.ndarray, view: CropAndFlip
+    ) -> None:
+        self.store, self.order, self.targets, self.held_out, self.view = store, order, targets, held_out, view
+
+    @property
+    def sample_bytes(self) -> int:
+        return 3 * self.view.image_size**2
+
+    def __call__(self, samples: np.ndarray) -> dict[str, np.ndarray]:
+        """Map sample numbers (n,) to uint8 `view` (n, 3, H, W), int64 `target` (n,) and bool `held_out` (n,)."""
+        indices = self.order.image_of(samples)
+        images = self.store.read(indices)
+        _give_way()
+        seeds = [seed_of(self.order.seed, int(sample)) for sample in samples]
+        views = [self._draw(data, seed) for data, seed in zip(images, seeds, strict=True)]
+        return {
+            "sample": samples,
+            "view": np.stack(views),
+            "target": self.targets[indices],
+            "held_out": self.held_out[indices],
+        }
+
+    def _draw(self, data: bytes, seed: int) -> np.ndarray:
+        image = open_image(data)
+        return self.view(upright_size(image), partial(load_image, image), seed)
+
+
+def _give_way() -> None:
+    """Draw on one core, and after whoever trains."""
+    # One task has one core: OpenCV would start a thread for every core of the machine.
+    cv2.setNumThreads(0)
+    psutil.Process().nice(LOW_PRIORITY)
+
+
+def sample_stream(draw: Draw, start_step: int, total_steps: int, workers: int) -> ray.data.Dataset:
     """Return the samples of steps start_step to total_steps as a lazy dataset, for `streaming_split` over `workers`.
 
     Every block is a chunk of samples, a divisor of a worker's share of the batch. Ray deals ordered blocks of equal
@@ -136,7 +198,7 @@ def sample_stream(draw: DrawViews, start_step: int, total_steps: int, workers: i
     first, count = start_step * batch_size, (total_steps - start_step) * batch_size
     chunks = ray.data.range(count // chunk, override_num_blocks=math.ceil(count / SAMPLES_PER_TASK))
     # A task hands each chunk on as soon as it is drawn: what it returns at a time is a block if it is no smaller.
-    chunks.context.target_max_block_size = chunk * draw.bytes_per_sample(draw.two_views.image_size)
+    chunks.context.target_max_block_size = chunk * draw.sample_bytes
     return chunks.map_batches(lambda batch: draw(first + int(batch["id"][0]) * chunk + np.arange(chunk)), batch_size=1)
 
 
@@ -150,6 +212,21 @@ def training_batches(
     """Yield (sample (B,) int64, view1, view2 (B, 3, H, W) uint8, on the CPU) of a worker's share, B = batch_size."""
     for batch in shard.iter_torch_batches(batch_size=batch_size, device="cpu", prefetch_batches=2):
         yield batch["sample"], batch["view1"], batch["view2"]
+
+
+def scored_views(store: ImageStore, targets: np.ndarray, chosen: np.ndarray, image_size: int) -> ray.data.Dataset:
+    """Return the evaluation views of the images `chosen` (n,) of a store, held in the object store.
+
+    Rows are {view, target}: uint8 (3, H, W), and the image's number in `targets` (images,) int64.
+    """
+
+    def draw(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        images = store.read(batch["index"])
+        views = [eval_view(decode_image(data), image_size) for data in images]
+        return {"view": np.stack(views), "target": targets[batch["index"]]}
+
+    indices = ray.data.from_arrow(pa.table({"index": chosen})).repartition(math.ceil(len(chosen) / 128))
+    return indices.map_batches(draw, batch_size=None).materialize()
 
 
 def eval_images(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import ray
@@ -19,7 +19,7 @@ from pipelines.images import RunImages, images_for, load_images, sample_order, v
 from pipelines.profile import WARM_UP
 from pipelines.progress import Style, terminal_style
 from pipelines.resources import node_resources, plan_workers
-from pipelines.run_folder import FINISHED, RunFolder, named, open_run
+from pipelines.run_folder import FINISHED, NamedConfig, RunFolder, named, open_run
 from pipelines.train_loop import NonFiniteLossError, TrainJob, train_worker
 
 
@@ -73,7 +73,16 @@ def pretrain(
     datasets = {"views": views_from_last_checkpoint(config, folder, images), **images.decoded}
     run = open_tracking(config, folder, images.fingerprints, parent_run_id)
     style: Style = "nothing" if parent_run_id else terminal_style()
-    done = fit(TrainJob(config, steps_per_epoch, run, style), folder, datasets, scaling, callbacks)
+    job = TrainJob(config, steps_per_epoch, run, style)
+    result = fit(train_worker, job, run, folder, datasets, scaling, config.checkpoint.keep, callbacks)
+    assert result.checkpoint is not None, "the last step saves a checkpoint"
+    done = PretrainResult(
+        checkpoint=result.checkpoint.path,
+        run_dir=folder.path,
+        run_id=run.run_id,
+        tracking_uri=run.uri,
+        metrics=result.metrics or {},
+    )
     if parent_run_id is None:
         keep_encoder(run, done.run_dir)
     folder.write_json(FINISHED, asdict(done))
@@ -88,8 +97,15 @@ def _refuse_long_profile(config: PretrainConfig, steps: int) -> None:
         )
 
 
+class TrackedConfig(NamedConfig, Protocol):
+    """The config of a run that MLflow keeps."""
+
+    @property
+    def tracking(self) -> tracking.TrackingConfig: ...
+
+
 def open_tracking(
-    config: PretrainConfig, folder: RunFolder, fingerprints: dict[str, str], parent_run_id: str | None
+    config: TrackedConfig, folder: RunFolder, fingerprints: dict[str, str], parent_run_id: str | None = None
 ) -> tracking.RunHandle:
     """Create the MLflow run, or reopen the one that the folder names."""
     if config.resume:
@@ -103,16 +119,30 @@ def open_tracking(
 
 
 def fit(
-    job: TrainJob,
+    worker: Callable[[dict[str, Any]], None],
+    job: Any,
+    run: tracking.RunHandle,
     folder: RunFolder,
     datasets: dict[str, Any],
     scaling: ray.train.ScalingConfig,
-    callbacks: Sequence[ray.train.UserCallback],
-) -> PretrainResult:
-    """Run the workers to the end and record how it ended."""
+    keep: int,
+    callbacks: Sequence[ray.train.UserCallback] = (),
+) -> ray.train.Result:
+    """Run the workers to the end and record in MLflow how it ended.
+
+    Args:
+        worker: what each worker runs; it is given {"job": job}.
+        job: what the driver hands to every worker.
+        run: the MLflow run.
+        folder: of the run.
+        datasets: by the name that workers ask for; "views" is split among them.
+        scaling: the workers' placement.
+        keep: how many checkpoints stay on disk.
+        callbacks: told of every checkpoint.
+    """
     options = ray.data.ExecutionOptions(preserve_order=True)
     trainer = TorchTrainer(
-        train_worker,
+        worker,
         train_loop_config={"job": job},
         scaling_config=scaling,
         datasets=datasets,
@@ -121,7 +151,7 @@ def fit(
             name=folder.name,
             storage_path=folder.storage,
             callbacks=list(callbacks),  # type: ignore[arg-type]  # of Train V2
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=job.config.checkpoint.keep),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=keep),
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # of Train V2
         ),
     )
@@ -135,15 +165,8 @@ def fit(
     except ray.train.WorkerGroupError as error:
         raise _cause(error) from error
     finally:
-        tracking.finish_run(job.run, status)
-    assert result.checkpoint is not None, "the last step saves a checkpoint"
-    return PretrainResult(
-        checkpoint=result.checkpoint.path,
-        run_dir=folder.path,
-        run_id=job.run.run_id,
-        tracking_uri=job.run.uri,
-        metrics=result.metrics or {},
-    )
+        tracking.finish_run(run, status)
+    return result
 
 
 def keep_encoder(run: tracking.RunHandle, run_dir: str) -> None:

@@ -56,18 +56,13 @@ class Meter:
 class Progress(Meter):
     """Progress of one run, drawn by the driver although a remote worker reports it."""
 
-    def __init__(self, total_steps: int, steps_per_epoch: int, step: int, style: Style) -> None:
-        super().__init__(total_steps, "pretraining", "step", step, style)
-        self.steps_per_epoch = steps_per_epoch
+    def __init__(
+        self, total_steps: int, steps_per_epoch: int, step: int, style: Style, task: str = "pretraining"
+    ) -> None:
+        super().__init__(total_steps, task, "step", step, style)
+        self.steps_per_epoch, self.task = steps_per_epoch, task
 
-    def show(self, step: int, metrics: dict[str, float]) -> None:
-        """Draw `step` finished steps."""
-        summary, epoch = _summary(metrics), step / self.steps_per_epoch
-        self.draw(step, f"pretraining, {summary}", f"step {step}/{self.total}  epoch {epoch:.2f}  {summary}")
-
-
-def _summary(metrics: dict[str, float]) -> str:
-    return (
-        f"loss {metrics['loss']:.4f}  contrast top-1 {metrics['contrastive/top1']:.1f} %  "
-        f"{metrics['throughput/images_per_second']:.0f} images/s"
-    )
+    def show(self, step: int, summary: str) -> None:
+        """Draw `step` finished steps, and how training stands in a few words."""
+        epoch = step / self.steps_per_epoch
+        self.draw(step, f"{self.task}, {summary}", f"step {step}/{self.total}  epoch {epoch:.2f}  {summary}")

@@ -21,7 +21,7 @@ from pipelines.tracking import flatten
 # Written at the very end of a run.
 FINISHED = "result.json"
 # A resumed run may move to other machines and be watched differently; anything else would make it another run.
-FREE_ON_RESUME = {"compute", "checkpoint", "evaluation", "tracking", "storage", "resume", "profile"}
+FREE_ON_RESUME = ("compute.", "checkpoint.", "evaluation.", "tracking.", "storage", "resume", "profile")
 
 
 class NamedConfig(Protocol):
@@ -63,11 +63,11 @@ class RunFolder:
         with filesystem.open_input_stream(f"{path}/{name}") as stream:
             return stream.read().decode()
 
-    def write(self, name: str, text: str) -> None:
+    def write(self, name: str, content: str | bytes) -> None:
         filesystem, path = fs.FileSystem.from_uri(self.path)
         filesystem.create_dir(path)
         with filesystem.open_output_stream(f"{path}/{name}") as stream:
-            stream.write(text.encode())
+            stream.write(content.encode() if isinstance(content, str) else content)
 
     def folders(self) -> list[str]:
         """Return the names of the folders in it."""
@@ -146,7 +146,7 @@ def _refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
     changed = [
         f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name.split(".")[0] not in FREE_ON_RESUME
+        if old.get(name) != new.get(name) and not name.startswith(FREE_ON_RESUME)
     ]
     if changed:
         raise ValueError(f"resume: the run was started with another config: {'; '.join(changed)}")

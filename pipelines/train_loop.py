@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +85,8 @@ def train_worker(loop_config: dict[str, Any]) -> None:
             scores = watcher.look() if watcher and job.watches_at(learner.step) else {}
             if job.saves_at(learner.step):
                 with learner.stopwatch.phase("report"):
-                    report_checkpoint(learner, scores)
+                    epoch = learner.step / job.steps_per_epoch
+                    report_checkpoint(learner.state, {"step": learner.step, "epoch": epoch, **scores})
             if watcher:
                 watcher.end_step()
 
@@ -199,12 +200,11 @@ def synchronised(metrics: dict[str, Tensor]) -> dict[str, float]:
     return dict(zip(metrics, means.tolist(), strict=True))
 
 
-def report_checkpoint(learner: Learner, scores: dict[str, float]) -> None:
-    """Register the state with Ray Train, and what the first worker has seen. All workers call it; that one writes."""
-    metrics = {"step": learner.step, "epoch": learner.step / learner.job.steps_per_epoch, **scores}
-    name = directory_name(learner.step)
+def report_checkpoint(state: Callable[[], dict[str, Any]], metrics: dict[str, float]) -> None:
+    """Register a state with Ray Train, and what was measured at its `step`. All workers call it; the first writes."""
+    name = directory_name(int(metrics["step"]))
     if rank() != 0:
         ray.train.report(metrics, checkpoint_dir_name=name)
         return
-    with written_checkpoint(learner.state()) as checkpoint:
+    with written_checkpoint(state()) as checkpoint:
         ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)

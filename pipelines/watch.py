@@ -62,7 +62,7 @@ class Watcher:
         metrics |= {f"time/{phase}": spent / steps for phase, spent in self.learner.stopwatch.seconds().items()}
         metrics |= self.throughput.rates(step, self.learner.flops_per_step or 0.0)
         self.tracker.log_metrics(metrics | {"epoch": step / self.job.steps_per_epoch}, step)
-        self.progress.show(step, metrics)
+        self.progress.show(step, _summary(metrics))
 
     def end_step(self) -> None:
         if self.trace:
@@ -136,6 +136,13 @@ class Watcher:
             [[names[i] for i in row] for row in neighbours.tolist()] if names else None,
             best.numpy(),
         )
+
+
+def _summary(metrics: dict[str, float]) -> str:
+    return (
+        f"loss {metrics['loss']:.4f}  contrast top-1 {metrics['contrastive/top1']:.1f} %  "
+        f"{metrics['throughput/images_per_second']:.0f} images/s"
+    )
 
 
 def _rows(shard: ray.data.DataIterator, wanted: list[int]) -> dict[int, np.ndarray]:

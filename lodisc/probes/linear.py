@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -42,28 +43,67 @@ def linear_probe(
     """
     require_features("train_features", train_features)
     require_features("test_features", test_features)
-    require_labels("train_labels", train_labels, train_features)
     require_labels("test_labels", test_labels, test_features)
     if train_features.shape[1] != test_features.shape[1]:
         raise ValueError(
             f"train_features has {train_features.shape[1]} features an image, test_features {test_features.shape[1]}"
         )
-    train, test = _standardised(train_features.float(), test_features.float())
-    classes, targets = train_labels.unique(return_inverse=True)
-
-    with _one_thread_if(train.numel() * len(classes) < SMALL_FIT):
-        classifier = _start(train, len(classes))
-        _fit(classifier, train, targets, _choose_l2(train, targets, seed))
-    best = classes[_logits(classifier, test).topk(min(5, len(classes)), dim=1).indices]
-    hits = best == test_labels.unsqueeze(1)
+    classifier = fit_linear(train_features, train_labels, seed)
+    hits = classifier.rank(test_features) == test_labels.unsqueeze(1)
     return {"top1": _percent(hits[:, 0]), "top5": _percent(hits.any(dim=1))}
 
 
-def _standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    mean = train.mean(dim=0)
+@dataclass(frozen=True)
+class LinearClassifier:
+    """What `fit_linear` fits.
+
+    Attributes:
+        mean: (D,) of the training features.
+        scale: (D,) their deviation.
+        layer: standardised features (N, D) -> (N, C) logits.
+        classes: (C,) int64, the class of each logit.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    layer: torch.nn.Linear
+    classes: Tensor
+
+    def rank(self, features: Tensor, most: int = 5) -> Tensor:
+        """Return the likeliest classes (N, min(most, C)) int64 of features (N, D), best first.
+
+        Raises:
+            ValueError: another shape or type than the training features', or a value that is not finite.
+        """
+        require_features("features", features)
+        if features.shape[1] != len(self.mean):
+            raise ValueError(f"the classifier has {len(self.mean)} features an image, features {features.shape[1]}")
+        x = (features.float() - self.mean) / self.scale
+        return self.classes[_logits(self.layer, x).topk(min(most, len(self.classes)), dim=1).indices]
+
+
+def fit_linear(features: Tensor, labels: Tensor, seed: int = 0) -> LinearClassifier:
+    """Fit a linear classifier as `linear_probe` says.
+
+    Args:
+        features: (N, D) floating point.
+        labels: (N,) int64; some class must have two images.
+        seed: draws the images that choose the penalty.
+
+    Raises:
+        ValueError: an argument of another shape or type, a value that is not finite, or no class with two images.
+    """
+    require_features("train_features", features)
+    require_labels("train_labels", labels, features)
+    mean = features.float().mean(dim=0)
     # A feature that is the same for every image would otherwise be divided by rounding errors.
-    scale = train.std(dim=0, correction=0).clamp_min(1e-6)
-    return (train - mean) / scale, (test - mean) / scale
+    scale = features.float().std(dim=0, correction=0).clamp_min(1e-6)
+    x = (features.float() - mean) / scale
+    classes, targets = labels.unique(return_inverse=True)
+    with _one_thread_if(x.numel() * len(classes) < SMALL_FIT):
+        layer = _start(x, len(classes))
+        _fit(layer, x, targets, _choose_l2(x, targets, seed))
+    return LinearClassifier(mean, scale, layer, classes)
 
 
 @contextmanager
@@ -78,7 +118,7 @@ def _one_thread_if(small: bool) -> Iterator[None]:
 
 
 def _choose_l2(features: Tensor, targets: Tensor, seed: int) -> float:
-    held_out = _held_out(targets, seed)
+    held_out = held_out_fifth(targets, seed)
     if not held_out.any():
         raise ValueError("train_labels: the linear probe needs a class with at least two images, every class has one")
     classifier = _start(features, int(targets.max()) + 1)
@@ -90,8 +130,11 @@ def _choose_l2(features: Tensor, targets: Tensor, seed: int) -> float:
     return L2_STRENGTHS[accuracies.index(max(accuracies))]
 
 
-def _held_out(targets: Tensor, seed: int) -> Tensor:
-    """Return a mask (N,) of a fifth of each class, at least one image of a class that has two."""
+def held_out_fifth(targets: Tensor, seed: int) -> Tensor:
+    """Return a mask (N,) of a fifth of each class of targets (N,) int64, drawn by `seed`.
+
+    Of a class that has two images it is at least one, of a class that has one none.
+    """
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed)).to(targets.device)
     # Sorted by class, in random order within: an image's place in its class is its distance from the class's first.
     order = order[targets[order].argsort(stable=True)]

@@ -13,7 +13,8 @@ from PIL import Image
 from scipy.stats import ks_2samp
 
 from benchmarks.torchvision_views import torchvision_views
-from lodisc.views import Crop, TwoViews, ViewConfig, eval_view, normalise, random_crop, reduction_for
+from lodisc.pixels import resize
+from lodisc.views import Crop, CropAndFlip, TwoViews, ViewConfig, eval_view, normalise, random_crop, reduction_for
 
 PLAIN: dict[str, Any] = {
     "crop_scale": (1.0, 1.0),
@@ -55,6 +56,24 @@ def test_blur_and_solarise_are_asymmetric(photo: Image.Image) -> None:
     solarised = [np.abs(view.mean() - sharp.mean()) > 15 for view in second]
     assert not any(np.abs(view.mean() - sharp.mean()) > 15 for view in first)
     assert np.mean(solarised) == pytest.approx(0.2, abs=0.06)
+
+
+def test_the_view_of_labelled_training_is_a_crop_that_may_be_flipped(photo: Image.Image) -> None:
+    draw, flips, reductions = CropAndFlip((0.3, 0.9), 32), 0, []
+
+    def load(reduction: int) -> Image.Image:
+        reductions.append(reduction)
+        return photo
+
+    for seed in range(100):
+        view = draw(photo.size, load, seed)
+        crop = random_crop(photo.size, (0.3, 0.9), np.random.default_rng(seed))
+        assert reductions[-1] == reduction_for([crop], 32)
+        expected = resize(crop.of(np.asarray(photo), 1), 32).transpose(2, 0, 1)
+        flipped = np.array_equal(view, expected[:, :, ::-1])
+        assert flipped or np.array_equal(view, expected)
+        flips += flipped
+    assert 35 <= flips <= 65 and set(reductions) == {2, 4}
 
 
 def test_crops_lie_in_the_image_and_shrink_with_it(photo: Image.Image) -> None:

@@ -13,7 +13,7 @@ from lodisc.encoder import EncoderConfig
 from lodisc.model import LoDisc, ModelConfig
 from pipelines.checkpoint import FILE
 from pipelines.config import DataConfig, PretrainConfig, to_dict
-from pipelines.evaluate import EvaluateConfig, evaluate, omissions, score, table
+from pipelines.evaluate import EvaluateConfig, confusions_of, evaluate, omissions, predict, score, table
 from pipelines.features import Features
 
 ALL = [
@@ -61,6 +61,26 @@ def test_a_class_that_only_the_test_set_has_is_wrong() -> None:
     }
 
 
+def test_confusions_are_printed_and_returned_by_probe(capsys: pytest.CaptureFixture[str]) -> None:
+    test = features(FINE, COARSE)
+    gallery = features([name if name != "dip" else "cod" for name in FINE * 2], count=24)
+    predicted = predict(test, gallery, ["knn", "linear"])
+    assert list(predicted) == ["knn/fine", "linear"]
+    assert [ranked[0] for ranked in predicted["linear"]] == ["ale", "bun", "cod", "cod"] * 3
+    assert all(sorted(ranked) == ["ale", "bun", "cod"] for ranked in predicted["linear"])
+    test.labels[0] = "cod"  # type: ignore[index]  # an ale that someone mislabelled
+    found = confusions_of(test, predicted)
+    # No gallery image is a dip: it is known as a sister of cod's from the test images. So is that ale is none.
+    pairs = [
+        {"truth": "dip", "predicted": "cod", "count": 3, "of": 3, "sisters": True},
+        {"truth": "cod", "predicted": "ale", "count": 1, "of": 4, "sisters": True},
+    ]
+    assert found["knn"] == found["linear"] == {"within_coarse": 100.0, "most_frequent": pairs}
+    printed = capsys.readouterr().out
+    assert "k-NN: 4 of 12 images are taken for another class; 100 % of the mistakes stay within" in printed
+    assert "linear probe: 4 of 12" in printed and "  dip taken for cod: 3 of 3; both food" in printed
+
+
 def test_alignment_needs_another_view() -> None:
     test = features(None)
     assert score(test, probes=["geometry"], other_view=test.features)["alignment"] == pytest.approx(0)
@@ -73,9 +93,13 @@ def test_unknown_probes_are_refused() -> None:
 
 def test_omissions_are_explained() -> None:
     assert omissions(features(FINE), features(FINE)) == []
-    assert "not every image has a label" in omissions(features(None), None)[0]
-    assert "need a gallery" in omissions(features(FINE), None)[0]
-    assert "not every gallery image" in omissions(features(FINE), features(None))[0]
+    assert omissions(features(None), None) == ["Left out: retrieval, k-NN, linear probe; not every image has a label."]
+    assert "k-NN, linear probe; a gallery of other" in omissions(features(FINE), None)[0]
+    assert "k-NN, linear probe; not every gallery image" in omissions(features(FINE), features(None))[0]
+    assert omissions(features(FINE), features(list("abcdefghijkl"))) == [
+        "Left out: linear probe; no class has two gallery images."
+    ]
+    assert omissions(features(FINE), None, probes=["retrieval"]) == omissions(features(None), None, ["geometry"]) == []
     alone = ["ale", *["bun"] * 11]
     assert omissions(features(alone), features(FINE)) == [
         "Retrieval: 1 of 12 images are no queries, the only one of their class."
@@ -94,6 +118,8 @@ def test_table_names_units() -> None:
         ({"gallery": "nowhere@test"}, "nowhere@test: there is no such file or folder"),
         ({"gallery": "images"}, "gallery must hold other images"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"probe": "svm"}, "probe: unknown 'svm'; there are knn, retrieval"),
+        ({"probe": "linear"}, "probe: linear learns from a gallery of other labelled images"),
         ({"output": "images"}, "output must be a JSON file"),
     ],
 )
@@ -138,6 +164,7 @@ def test_evaluate_from_files_to_scores(
     folder, run_id, client = checkpoint
     images, gallery = image_folder(classes=4, per_class=10), image_folder(classes=4, per_class=12)
     (images / "class-1" / "torn.jpg").write_bytes(b"\xff\xd8\xff torn")
+    (images / "class-0" / "000.jpg").rename(images / "class-1" / "mislabelled.jpg")
     output = tmp_path / "new" / "scores.json"
     config = EvaluateConfig(checkpoint=str(folder), images=str(images), gallery=str(gallery), output=str(output))
 
@@ -149,7 +176,11 @@ def test_evaluate_from_files_to_scores(
     assert result["scores"] == scores and result["step"] == 7 and result["config"]["gallery"] == str(gallery)
     points = client.get_metric_history(run_id, "test/knn/fine")
     assert [(point.step, point.value) for point in points] == [(7, scores["knn/fine"])]
+    confused = {"truth": "class-1", "predicted": "class-0", "count": 1, "of": 11, "sisters": None}
+    for probe in ("knn", "linear"):
+        assert confused in result["confusions"][probe]["most_frequent"]
     printed = capsys.readouterr().out
+    assert "  class-1 taken for class-0: 1 of 11\n" in printed
     assert f"{images}: 40 images, 1 set aside" in printed and "torn.jpg" in printed and "knn/fine" in printed
 
 
@@ -162,7 +193,7 @@ def test_a_dead_store_costs_a_warning(
 ) -> None:
     images = image_folder(classes=2, per_class=4)
     dead = "http://127.0.0.1:9"
-    config = EvaluateConfig(checkpoint=str(checkpoint[0]), images=str(images), tracking_uri=dead)
+    config = EvaluateConfig(checkpoint=str(checkpoint[0]), images=str(images), probe="retrieval", tracking_uri=dead)
     scores = evaluate(config)
-    assert set(scores) == {"retrieval/rank1", "retrieval/rank5", "retrieval/map", "rankme", "uniformity"}
+    assert set(scores) == {"retrieval/rank1", "retrieval/rank5", "retrieval/map"}
     assert f"warning: the scores are not in MLflow ({dead}" in capsys.readouterr().out

@@ -13,10 +13,20 @@ import pytest
 import ray
 from PIL import Image
 
-from lodisc.views import TwoViews, ViewConfig
+from lodisc.views import CropAndFlip, TwoViews, ViewConfig
 from pipelines import ingest
 from pipelines.decode import load_image
-from pipelines.ingest import LOW_PRIORITY, DrawViews, ImageStore, SampleOrder, eval_images, sample_stream
+from pipelines.ingest import (
+    LOW_PRIORITY,
+    Draw,
+    DrawLabelled,
+    DrawViews,
+    ImageStore,
+    SampleOrder,
+    eval_images,
+    sample_stream,
+    scored_views,
+)
 from pipelines.seeds import seed_of
 
 SIZE = 16
@@ -47,8 +57,8 @@ def draw(images: ray.data.Dataset) -> DrawViews:
     return DrawViews(ImageStore.from_dataset(images), SampleOrder(3, 37, BATCH), ViewConfig(), SIZE)
 
 
-def steps_seen(draw: DrawViews, start: int, total: int, workers: int) -> list[dict[int, np.ndarray]]:
-    """Read the stream as `workers` workers would; return {sample: view 1} of each step."""
+def steps_seen(draw: Draw, start: int, total: int, workers: int, column: str = "view1") -> list[dict[int, np.ndarray]]:
+    """Read the stream as `workers` workers would; return {sample: its value in a column} of each step."""
     stream = sample_stream(draw, start, total, workers)
     stream.context.execution_options.preserve_order = True
     shards = stream.streaming_split(workers, equal=True)
@@ -56,7 +66,7 @@ def steps_seen(draw: DrawViews, start: int, total: int, workers: int) -> list[di
     per_worker = ray.get([read.remote(shard) for shard in shards])
     assert {len(batches) for batches in per_worker} == {total - start}
     return [
-        {int(s): v for batch in step for s, v in zip(batch["sample"], batch["view1"], strict=True)}
+        {int(s): v for batch in step for s, v in zip(batch["sample"], batch[column], strict=True)}
         for step in zip(*per_worker, strict=True)
     ]
 
@@ -129,3 +139,25 @@ def test_eval_images_are_limited_by_a_seeded_draw(images: ray.data.Dataset) -> N
     assert len(set(some)) == 10
     assert some == [row["path"] for row in eval_images(images, ViewConfig(), SIZE, 10, 0).take_all()]
     assert some != [row["path"] for row in eval_images(images, ViewConfig(), SIZE, 10, 1).take_all()]
+
+
+TARGETS, HELD_OUT = np.arange(37) % 5, np.arange(37) % 4 == 0
+
+
+def test_labelled_views_come_with_their_own_class_for_any_number_of_workers(images: ray.data.Dataset) -> None:
+    order, view = SampleOrder(3, 37, BATCH), CropAndFlip((0.5, 1.0), SIZE)
+    draw = DrawLabelled(ImageStore.from_dataset(images), order, TARGETS, HELD_OUT, view)
+    views = steps_seen(draw, 0, 5, 1, "view")
+    assert_same(steps_seen(draw, 2, 5, 2, "view"), views[2:])
+    targets, held_out = (steps_seen(draw, 0, 5, 2, column) for column in ("target", "held_out"))
+    for step, samples in enumerate(views):
+        for sample, drawn in samples.items():
+            number = int(drawn[0].mean().round())  # its red tells which image it is of
+            assert number == order.image_of(np.array([sample]))[0]
+            assert (targets[step][sample], held_out[step][sample]) == (TARGETS[number], HELD_OUT[number])
+
+
+def test_scored_views_are_the_chosen_images_with_their_class(images: ray.data.Dataset) -> None:
+    chosen = np.array([3, 11, 36])
+    rows = scored_views(ImageStore.from_dataset(images), TARGETS, chosen, SIZE).take_all()
+    assert sorted((int(row["view"][0].mean().round()), row["target"]) for row in rows) == [(3, 3), (11, 1), (36, 1)]

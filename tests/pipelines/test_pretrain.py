@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import ray.train
 import torch
@@ -33,6 +30,7 @@ from pipelines.pretrain import PretrainResult, pretrain
 from pipelines.stopwatch import PHASES
 from pipelines.train_loop import NonFiniteLossError
 from tests.pipelines.bad_images import make_bad_folder
+from tests.pipelines.kill import kill_worker_after
 
 pytestmark = pytest.mark.slow
 STEPS = 9
@@ -153,19 +151,6 @@ def test_resume_equals_uninterrupted(whole: PretrainResult, config: PretrainConf
     assert all(torch.equal(one[name], other[name]) for name in one)
     with pytest.raises(ValueError, match="finished"):
         pretrain(replace(broken, resume=True))
-
-
-def kill_worker_after(run_dir: Path, step: int) -> None:
-    """SIGKILL this session's train worker once the checkpoint of `step` is registered."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        last = last_checkpoint(str(run_dir))
-        if last is not None and step_of(last.path) >= step:
-            break
-        time.sleep(0.02)
-    for process in psutil.Process().children(recursive=True):
-        if "RayTrainWorker" in process.name() or any("RayTrainWorker" in part for part in process.cmdline()):
-            os.kill(process.pid, 9)
 
 
 def test_divergence_stops_with_the_step_and_keeps_the_last_checkpoint(config: PretrainConfig) -> None:

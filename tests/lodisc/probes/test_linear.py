@@ -7,7 +7,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from lodisc.probes import linear
-from lodisc.probes.linear import linear_probe
+from lodisc.probes.linear import fit_linear, held_out_fifth, linear_probe
 
 
 def blobs(images: int, seed: int, classes: int = 12, noise: float = 1.5) -> tuple[Tensor, Tensor]:
@@ -44,6 +44,21 @@ def test_is_as_accurate_as_the_best_of_sklearns_grid() -> None:
     scores = linear_probe(train, train_labels, test, test_labels)
     assert scores["top1"] == pytest.approx(100 * best, abs=2)
     assert scores["top1"] < scores["top5"] <= 100
+
+
+def test_the_fitted_classifier_ranks_classes_best_first() -> None:
+    train, train_labels = blobs(200, seed=0)
+    test, test_labels = blobs(100, seed=1)
+    numbers = torch.arange(12).flip(0) * 3
+    ranked = fit_linear(train, numbers[train_labels], seed=4).rank(test)
+    assert ranked.shape == (100, 5) and all(len(set(row)) == 5 for row in ranked.tolist())
+    hits = ranked == numbers[test_labels].unsqueeze(1)
+    assert linear_probe(train, numbers[train_labels], test, numbers[test_labels], seed=4) == {
+        "top1": 100 * hits[:, 0].double().mean().item(),
+        "top5": 100 * hits.any(dim=1).double().mean().item(),
+    }
+    with pytest.raises(ValueError, match="the classifier has 16 features an image, features 3"):
+        fit_linear(train, train_labels).rank(test[:, :3])
 
 
 def test_features_of_pure_noise_are_at_chance() -> None:
@@ -86,9 +101,9 @@ def test_constant_features_do_no_harm() -> None:
 def test_held_out_is_a_fifth_of_each_class(sizes: list[int]) -> None:
     targets = torch.cat([torch.full((size,), i) for i, size in enumerate(sizes)])
     targets = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))]
-    mask = linear._held_out(targets, seed=0)
+    mask = held_out_fifth(targets, seed=0)
     assert targets[mask].bincount(minlength=len(sizes)).tolist() == [0, 1, 1, 1, 1, 2, 4]
-    assert not torch.equal(mask, linear._held_out(targets, seed=1))
+    assert not torch.equal(mask, held_out_fifth(targets, seed=1))
 
 
 def test_leaves_torchs_threads_as_they_were() -> None:

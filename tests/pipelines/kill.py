@@ -1,0 +1,24 @@
+"""Kill a run's worker, as a machine that fails would."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import psutil
+
+from pipelines.checkpoint import last_checkpoint, step_of
+
+
+def kill_worker_after(run_dir: Path, step: int) -> None:
+    """SIGKILL this session's train worker once the checkpoint of `step` is registered."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        last = last_checkpoint(str(run_dir))
+        if last is not None and step_of(last.path) >= step:
+            break
+        time.sleep(0.02)
+    for process in psutil.Process().children(recursive=True):
+        if "RayTrainWorker" in process.name() or any("RayTrainWorker" in part for part in process.cmdline()):
+            os.kill(process.pid, 9)
