@@ -69,6 +69,13 @@ COMMANDS = {
         "say what a checkpoint's features are good for",
         positional=("checkpoint",),
     ),
+    "export": Command(
+        "pipelines.export:ExportConfig",
+        "pipelines.export:export",
+        "write a checkpoint's encoder as timm, torchvision, transformers, ONNX or MLflow load it",
+        positional=("checkpoint",),
+        uses_ray=False,
+    ),
     "demo": Command(
         "pipelines.demo:DemoConfig",
         "pipelines.demo:demo",
