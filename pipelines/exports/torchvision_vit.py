@@ -16,8 +16,8 @@ from pipelines.exports.trained import Trained
 
 EPSILON = 1e-6  # of torchvision's layer norms
 LOAD = """\
-import json, torch, torchvision, safetensors.torch
-model = torchvision.models.VisionTransformer(**json.load(open("config.json"))).eval()
+import json, pathlib, safetensors.torch, torch, torchvision
+model = torchvision.models.VisionTransformer(**json.loads(pathlib.Path("config.json").read_text())).eval()
 model.heads = torch.nn.Identity()
 model.load_state_dict(safetensors.torch.load_file("model.safetensors"))"""
 NOTES = (

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
 import torchvision
+from timm.models.vision_transformer import VisionTransformer
 
 from lodisc.plain_vit import departures, norm_epsilon, torchvision_weights, transformers_weights
 
 
-def bare(arch: str, **changes: object) -> timm.models.vision_transformer.VisionTransformer:
+def bare(arch: str, **changes: Any) -> VisionTransformer:
     """A ViT without memory for its weights."""
     with torch.device("meta"):
-        return timm.create_model(arch, num_classes=0, global_pool="token", **changes)
+        vit = timm.create_model(arch, num_classes=0, global_pool="token", **changes)
+    assert isinstance(vit, VisionTransformer)
+    return vit
 
 
 def shapes(weights: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
@@ -62,7 +67,7 @@ def test_the_names_and_shapes_of_vit_b_16() -> None:
 
 def test_queries_keys_and_values_are_told_apart() -> None:
     torch.manual_seed(0)
-    vit = timm.create_model("test_vit", num_classes=0, depth=1)
+    vit: Any = timm.create_model("test_vit", num_classes=0, depth=1)
     weights, prefix = transformers_weights(vit), "encoder.layer.0.attention.attention"
     parts = [weights[f"{prefix}.{name}.weight"] for name in ("query", "key", "value")]
     assert torch.equal(torch.cat(parts), vit.blocks[0].attn.qkv.weight)

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -20,7 +21,7 @@ def test_timm_loads_the_folder_and_gives_the_same_bits(trained: Trained, tmp_pat
     timm_hub.write(trained, tmp_path / "out")
     images = trained.images(3)
     expected = trained.encoder(images)
-    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    model: Any = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     assert torch.equal(model(images), expected)
     assert len(model.blocks) == 2 and model.patch_embed.patch_size == (8, 8) and model.num_classes == 0
     larger = torch.randn(2, 3, 48, 40)
@@ -30,7 +31,7 @@ def test_timm_loads_the_folder_and_gives_the_same_bits(trained: Trained, tmp_pat
 
 def test_the_weights_alone_are_enough(trained: Trained, tmp_path: Path) -> None:
     timm_hub.write(trained, tmp_path / "out")
-    shape = {"img_size": 32, "patch_size": 8, "depth": 2}
+    shape: dict[str, Any] = {"img_size": 32, "patch_size": 8, "depth": 2}
     overlay = {"file": str(tmp_path / "out" / "model.safetensors")}
     model = timm.create_model(
         "test_vit", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, global_pool="token", **shape
