@@ -3,8 +3,8 @@
     python -m benchmarks.exports runs/mine --images photos.txt --out benchmarks/results/exports.json
 
 Each form is loaded in a process of its own that never imports this package. "Same input" gives it the normalised views
-that the encoder was given, "photographs" the image files, prepared as the form's own card says. Differences are absolute,
-the largest over all images and features; beside them stands the standard deviation of the features.
+that the encoder was given, "photographs" the image files, prepared as the form's own card says. Differences are
+absolute, the largest over all images and features; beside them stands the standard deviation of the features.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ same = onnxruntime.InferenceSession(form).run(["features"], {"images": views.num
 """,
     "hf": """
 from transformers import AutoImageProcessor, ViTModel
-processor = AutoImageProcessor.from_pretrained(form, use_fast=False)
+processor = AutoImageProcessor.from_pretrained(form, backend="pil")
 model = ViTModel.from_pretrained(form, add_pooling_layer=False)
 same = model(views).last_hidden_state[:, 0]
 own = model(**processor(photographs, return_tensors="pt")).last_hidden_state[:, 0]

@@ -16,9 +16,14 @@ from pipelines.exports.trained import Trained
 BICUBIC = 3  # PIL's number of it
 LOAD = """\
 from transformers import AutoImageProcessor, ViTModel
-processor = AutoImageProcessor.from_pretrained(".", use_fast=False)  # or "YOU/NAME" once it is on the Hub
+processor = AutoImageProcessor.from_pretrained(".", backend="pil")  # or "YOU/NAME" once it is on the Hub
 model = ViTModel.from_pretrained(".", add_pooling_layer=False)
 features = model(**processor(image.convert("RGB"), return_tensors="pt")).last_hidden_state[:, 0]"""
+
+NOTES = (
+    "There is no pooler: the features are the class token of `last_hidden_state`. Without `backend`, transformers "
+    "resizes tensors instead of PIL images, and pixels differ by a grey level here and there."
+)
 
 
 def refuse(trained: Trained) -> None:
@@ -36,8 +41,7 @@ def write(trained: Trained, path: Path) -> None:
     weights.save_weights(transformers_weights(trained.encoder.vit), path / weights.FILE)
     (path / "config.json").write_text(json.dumps(config(trained), indent=2) + "\n")
     (path / "preprocessor_config.json").write_text(json.dumps(processor(trained), indent=2) + "\n")
-    notes = "There is no pooler: the features are the class token of `last_hidden_state`."
-    (path / card.FILE).write_text(card.card(trained, "transformers", LOAD, notes))
+    (path / card.FILE).write_text(card.card(trained, "transformers", LOAD, NOTES))
 
 
 def check(trained: Trained, path: Path) -> float:

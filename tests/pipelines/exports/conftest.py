@@ -7,12 +7,24 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from lodisc.encoder import Encoder
 from lodisc.model import ModelConfig
 from pipelines.config import DataConfig, PretrainConfig, to_dict
 from pipelines.exports.trained import Trained
 from tests.lodisc.tiny import tiny_config, tiny_encoder
+
+
+def shaken(encoder: Encoder) -> Encoder:
+    """Return the encoder with norms and biases that differ from each other, or two that are mixed up would not show."""
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=random))
+    return encoder
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +37,7 @@ def make_trained() -> Callable[..., Trained]:
             data=DataConfig(images="secret/place"), encoder=encoder, model=ModelConfig(hidden_dim=16, output_dim=8)
         )
         return Trained(
-            encoder=tiny_encoder(**asdict(encoder)).eval(),
+            encoder=shaken(tiny_encoder(**asdict(encoder))).eval(),
             config=to_dict(config),
             step=7,
             run_id="a-run",
