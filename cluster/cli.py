@@ -88,6 +88,13 @@ COMMANDS = {
         "train a classifier with labels on a checkpoint's encoder, or all of it",
         positional=("checkpoint",),
     ),
+    "export": Command(
+        "pipelines.export:ExportConfig",
+        "pipelines.export:export",
+        "write a checkpoint's encoder as timm, torchvision, transformers, ONNX or MLflow load it",
+        positional=("checkpoint",),
+        uses_ray=False,
+    ),
     "demo": Command(
         "pipelines.demo:DemoConfig",
         "pipelines.demo:demo",

@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from lodisc.attention import recorded_attention
+from lodisc.unpickle import load_plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,10 +174,7 @@ def _create_vit(config: EncoderConfig) -> VisionTransformer:
 def _load_weights(vit: VisionTransformer, path: Path) -> None:
     """Load a timm state dict of the same architecture; its head is ignored, its positions resampled to the grid."""
     try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_file(path) if path.suffix == ".safetensors" else load_plain(path)
     except Exception as error:
         raise ValueError(f"encoder.weights: {path} cannot be read as a state dict: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -169,17 +169,22 @@ def reduction_for(crops: Sequence[Crop], image_size: int) -> int:
     return next((r for r in REDUCTIONS if smallest >= r * image_size), 1)
 
 
+def eval_short_side(image_size: int) -> int:
+    """Return to how many pixels `eval_view` resizes the short side: 256/224 of `image_size`, ImageNet's convention."""
+    return round(image_size * 256 / 224)
+
+
 def eval_view(image: Image.Image, image_size: int) -> np.ndarray:
     """Return the central view of an RGB image as uint8 (3, image_size, image_size).
 
-    The short side is resized to 256/224 of `image_size` before the crop, the ImageNet convention.
+    Before the crop the image is resized, bicubic and antialiased, until its short side is `eval_short_side` long.
     """
     # A second, which the processes that draw training views need not wait for.
     from torchvision.transforms import v2
 
     crop = v2.Compose(
         [
-            v2.Resize(round(image_size * 256 / 224), interpolation=v2.InterpolationMode.BICUBIC),
+            v2.Resize(eval_short_side(image_size), interpolation=v2.InterpolationMode.BICUBIC),
             v2.CenterCrop(image_size),
         ]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import posixpath
 import tempfile
 import time
@@ -15,10 +16,14 @@ import ray.train
 import torch
 from pyarrow import fs
 from ray.train.v2._internal.exceptions import CheckpointManagerInitializationError
+from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
 
 from lodisc.encoder import Encoder, EncoderConfig
+from lodisc.unpickle import load_plain
 
 FILE = "checkpoint.pt"
+# Ray says of every run folder that it has checkpoints, for those who meant to start a new run there.
+logging.getLogger(CheckpointManager.__module__).setLevel(logging.WARNING)
 
 
 def directory_name(step: int) -> str:
@@ -40,9 +45,17 @@ def written_checkpoint(state: dict[str, Any]) -> Iterator[ray.train.Checkpoint]:
 
 
 def read_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
-    """Read a checkpoint's tensors to the CPU. Only tensors and plain values are ever unpickled."""
+    """Read a checkpoint's tensors to the CPU. Only tensors and plain values are ever unpickled.
+
+    Raises:
+        ValueError: the file is damaged, or holds anything else, as code that would run when it is unpickled.
+    """
     with checkpoint.as_directory() as folder:
-        return torch.load(Path(folder) / FILE, map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = load_plain(Path(folder) / FILE)
+        except ValueError as error:
+            raise ValueError(f"{checkpoint.path}/{FILE} cannot be read: {error}") from error
+    return state
 
 
 def last_checkpoint(run_dir: str) -> ray.train.Checkpoint | None:

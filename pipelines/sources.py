@@ -287,7 +287,7 @@ def _parquet_columns(schema: pa.Schema, text: str) -> _ParquetColumns:
         )
     features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     names = {name: value["names"] for name, value in features.items() if isinstance(value, dict) and "names" in value}
-    return _ParquetColumns(
+    columns = _ParquetColumns(
         image,
         bool(struct),
         _first(("path",), schema.names),
@@ -295,6 +295,11 @@ def _parquet_columns(schema: pa.Schema, text: str) -> _ParquetColumns:
         _first(COARSE_COLUMNS, schema.names),
         names,
     )
+    for column in columns.used:
+        # One of Ray's types is of pickled objects: to read them would be to run what the file asks for.
+        if isinstance(schema.field(column).type, pa.BaseExtensionType):
+            raise ValueError(f"{text}: column {column} must hold plain values, not {schema.field(column).type}")
+    return columns
 
 
 def _first(wanted: Iterable[str], present: list[str]) -> str | None:

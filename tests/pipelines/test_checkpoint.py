@@ -1,4 +1,4 @@
-"""Where checkpoints lie and which encoder they hold; Ray may rewrite a run's register of them while it is read."""
+"""Where checkpoints lie, what they hold, and files that are none; Ray may rewrite a register while it is read."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import threading
 from pathlib import Path
 
 import pytest
+import ray.train
 import torch
 
-from pipelines.checkpoint import checkpoint_location, last_checkpoint, load_encoder, weights_fingerprint
+from pipelines.checkpoint import (
+    FILE,
+    checkpoint_location,
+    last_checkpoint,
+    load_encoder,
+    read_state,
+    weights_fingerprint,
+)
 from tests.pipelines.checkpoints import write_checkpoint
 
 REGISTER = "checkpoint_manager_snapshot.json"
@@ -44,3 +52,16 @@ def test_a_fingerprint_tells_encoders_apart_wherever_they_lie(tmp_path: Path, mo
     with torch.no_grad():
         copy.vit.norm.bias += 1e-3
     assert weights_fingerprint(encoder) != weights_fingerprint(copy)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+
+    class Touch:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (made,)
+
+    torch.save({"step": 7, "config": Touch()}, tmp_path / FILE)
+    with pytest.raises(ValueError, match=rf"{tmp_path}/{FILE} cannot be read: .* nothing in it was run"):
+        read_state(ray.train.Checkpoint.from_directory(str(tmp_path)))
+    assert not made.exists()

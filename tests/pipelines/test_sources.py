@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -279,3 +280,30 @@ def test_fingerprint_changes_with_the_files(tmp_path: Path) -> None:
     assert all(fingerprint(source) != old for source, old in zip(sources, before, strict=True))
     (tmp_path / "elsewhere").symlink_to(tmp_path / "images")
     assert fingerprint(str(tmp_path / "elsewhere")) == fingerprint(sources[0]), "it depends on where the files lie"
+
+
+class Touch:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_pickled_objects_in_parquet_are_refused(ray_session: None, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    named = {b"ARROW:extension:name": b"ray.data.arrow_pickled_object", b"ARROW:extension:metadata": b""}
+    schema = pa.schema([pa.field("jpg", pa.binary()), pa.field("cls", pa.large_binary(), metadata=named)])
+    pq.write_table(pa.table([[jpeg(1)], [pickle.dumps(Touch(made))]], schema=schema), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=r"x\.parquet: column cls must hold plain values"):
+        read_images(str(tmp_path / "x.parquet"))
+    assert not made.exists()
+
+
+def test_pickles_in_tar_shards_are_left_alone(ray_session: None, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    write_tar(tmp_path / "x.tar", {"1.jpg": jpeg(1), "1.cls": b"7", "1.pkl": pickle.dumps(Touch(made))})
+    assert [row["label"] for row in rows_of(tmp_path / "x.tar")] == ["7"]
+    assert not made.exists()
