@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,10 +14,13 @@ import ray.train
 import torch
 from pyarrow import fs
 from ray.train.v2._internal.exceptions import CheckpointManagerInitializationError
+from ray.train.v2._internal.execution.checkpoint import checkpoint_manager
 
 from lodisc.encoder import Encoder, EncoderConfig
 
 FILE = "checkpoint.pt"
+# It advises whoever reads a finished run's register to delete the run.
+logging.getLogger(checkpoint_manager.__name__).setLevel(logging.WARNING)
 
 
 def directory_name(step: int) -> str:
@@ -80,19 +84,21 @@ def find_checkpoint(path: str) -> ray.train.Checkpoint:
     return checkpoint
 
 
-def load_encoder(path: str, untrained: bool = False) -> tuple[Encoder, dict[str, Any]]:
+def load_encoder(path: str, untrained: bool = False, momentum: bool = False) -> tuple[Encoder, dict[str, Any]]:
     """Return the base encoder of a checkpoint, in evaluation mode on the CPU, and what the checkpoint says of its run.
 
     Args:
         path: a checkpoint folder or a run folder, local or URI.
         untrained: give the encoder as it was before the first step, from the initial weights kept beside the state.
+        momentum: give the momentum encoder, whose attention places the pivots in training. Before the first step it is
+            the base encoder.
 
     Returns:
         The encoder, and {"step": int, "config": nested dict, "run_id": str, "tracking_uri": str}.
     """
     state = read_state(find_checkpoint(path))
     config = EncoderConfig(**{**state["config"]["encoder"], "weights": "random"})
-    prefix = "encoder."
+    prefix = "momentum_encoder." if momentum else "encoder."
     weights = {key.removeprefix(prefix): value for key, value in state["model"].items() if key.startswith(prefix)}
     torch.manual_seed(state["config"]["seed"])
     encoder = Encoder(EncoderConfig(**state["config"]["encoder"]) if untrained else config)
