@@ -75,6 +75,12 @@ COMMANDS = {
         "draw what a checkpoint's encoder looks at",
         positional=("checkpoint",),
     ),
+    "report": Command(
+        "pipelines.report:ReportConfig",
+        "pipelines.report:report",
+        "write all there is to say of a run to one HTML page",
+        positional=("run",),
+    ),
     "demo": Command(
         "pipelines.demo:DemoConfig",
         "pipelines.demo:demo",

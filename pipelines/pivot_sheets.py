@@ -126,7 +126,7 @@ class PivotSheets:
         for which, (crop, picture) in enumerate(zip(crops, pictures, strict=True)):
             outlined = Tile(_outlined(photo, crop, self.side), f"crop of view {which + 1}")
             view, scores, _ = self._scored(picture, f"view {which + 1}", seen, which)
-            local = Tile(self._local_view(picture, seen.kept[which]), f"its local view ({self.model.local_view})")
+            local = Tile(self._local_view(picture, seen.kept[which]), f"local view ({self.model.local_view})")
             rows.append(Row([outlined, view, scores, local], self.side))
         form = {
             "tokens": "the other patches are left out of the sequence",
@@ -163,7 +163,7 @@ class PivotSheets:
         scores = heat_map(picture, seen.scores[place].numpy(), self.grid)
         return [
             Tile(picture, title),
-            Tile(scores, f"pivot scores, {self.model.pivots}", _contrast(seen.scores[place])),
+            Tile(scores, f"{self.model.pivots} scores", _contrast(seen.scores[place])),
             Tile(kept_patches(picture, seen.kept[place].numpy(), self.grid), f"kept, {kept} of {patches}"),
         ]
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from lodisc.encoder import Encoder
 from lodisc.model import ModelConfig
@@ -77,7 +76,8 @@ def show(config: ShowConfig) -> list[Path]:
 def run_sheets(checkpoint: str, photos: Sequence[Photograph], seed: int) -> dict[str, list[Sheet]]:
     """Return the sheets of photographs: `pivots` and `views`, one an image each, and `before-after`, one or none."""
     encoder, about = load_encoder(checkpoint, momentum=True)
-    sheets = PivotSheets(encoder, *_parts(about["config"]), about["step"], seed)
+    model, views = ModelConfig(**about["config"]["model"]), ViewConfig(**about["config"]["views"])
+    sheets = PivotSheets(encoder, model, views, about["step"], seed)
     numbered = list(enumerate(photos, start=1))
     untrained = load_untrained(checkpoint)
     return {
@@ -94,11 +94,3 @@ def load_untrained(checkpoint: str) -> Encoder | None:
     except Exception as error:  # a file that was moved, a hub that does not answer: all else can still be shown
         print(f"warning: the encoder before training cannot be made: {error}", flush=True)
         return None
-
-
-def _parts(config: dict[str, Any]) -> tuple[ModelConfig, ViewConfig]:
-    # A checkpoint keeps tuples as lists.
-    views: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in config["views"].items()
-    }
-    return ModelConfig(**config["model"]), ViewConfig(**views)
