@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import ray.data
 
+from lodisc.encoder import Encoder
 from pipelines.checkpoint import find_checkpoint, load_encoder
 from pipelines.files import write_whole
 from pipelines.findings import Findings, find
@@ -16,7 +17,6 @@ from pipelines.ingest import at_most
 from pipelines.photographs import choose
 from pipelines.report_page import Page, render
 from pipelines.run_record import RunRecord, read_record
-from pipelines.sheets import Sheet
 from pipelines.show import load_untrained, run_sheets
 from pipelines.sources import find_source
 from pipelines.tracking import open_client, without_password
@@ -73,20 +73,16 @@ def report(config: ReportConfig) -> Path:
     (`evaluation.max_images`); of those that the config names, all.
 
     Raises:
-        ValueError: there is no such run, or images that the config names cannot be read.
+        ValueError: there is no such run.
     """
     encoder, about = load_encoder(config.run)
     uri = config.tracking_uri or about["tracking_uri"]
     record = _or_reason(lambda: read_record(uri, about["run_id"]))
-    named = config.images is not None or config.gallery is not None
-    attempt: Callable[[Callable[[], Any]], Any] = (lambda work: work()) if named else _or_reason
     images, gallery = _sources(config, about["config"]["data"])
     print(f"scoring on {images}" + (f", gallery {gallery}" if gallery else ""), flush=True)
-    findings: Findings | str = attempt(lambda: _find(config, encoder, about["config"], images, gallery))
+    findings = _or_reason(lambda: _find(config, encoder, about["config"], images, gallery))
     print("drawing pivots", flush=True)
-    sheets: dict[str, list[Sheet]] | str = attempt(
-        lambda: run_sheets(config.run, choose(images, config.count, config.seed), config.seed)
-    )
+    sheets = _or_reason(lambda: run_sheets(config.run, choose(images, config.count, config.seed), config.seed))
     page = Page(about["step"], about["config"], about["run_id"], images, gallery, record, findings, sheets)
     html = render(page)
     path = Path(config.out)
@@ -100,10 +96,12 @@ def _sources(config: ReportConfig, data: dict[str, Any]) -> tuple[str, str | Non
     """Return the images and the gallery, if there is one apart from them."""
     images: str = config.images or data["eval_images"] or data["images"]
     gallery: str = config.gallery or data["images"]
-    return images, None if gallery == images else gallery
+    if gallery == images or (config.gallery is None and isinstance(_or_reason(lambda: find_source(gallery)), str)):
+        return images, None
+    return images, gallery
 
 
-def _find(config: ReportConfig, encoder: Any, run: dict[str, Any], images: str, gallery: str | None) -> Findings:
+def _find(config: ReportConfig, encoder: Encoder, run: dict[str, Any], images: str, gallery: str | None) -> Findings:
     limit, seed = run["evaluation"]["max_images"], run["seed"]
 
     def load(source: str, own: bool) -> ray.data.Dataset:
