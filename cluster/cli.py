@@ -25,7 +25,7 @@ class Command:
         help: one line.
         positional: fields given by place instead of by name.
         recipes: the package with the recipes that `--config` takes beside YAML files; None has no `--config`.
-        uses_ray: whether the function runs on Ray.
+        uses_ray: whether the function runs on Ray; where the config has a property of that name, it may spare that.
     """
 
     config: str
@@ -94,6 +94,18 @@ COMMANDS = {
         "write a checkpoint's encoder as timm, torchvision, transformers, ONNX or MLflow load it",
         positional=("checkpoint",),
         uses_ray=False,
+    ),
+    "show": Command(
+        "pipelines.show:ShowConfig",
+        "pipelines.show:show",
+        "draw what a checkpoint's encoder looks at",
+        positional=("checkpoint",),
+    ),
+    "report": Command(
+        "pipelines.report:ReportConfig",
+        "pipelines.report:report",
+        "write all there is to say of a run to one HTML page",
+        positional=("run",),
     ),
     "demo": Command(
         "pipelines.demo:DemoConfig",
@@ -195,7 +207,7 @@ def run(command: Command, values: dict[str, Any]) -> None:
     values.pop("config", None)
     config = resolve_name(command.config)(**values)
     function = resolve_name(command.function)
-    if not command.uses_ray:
+    if not (command.uses_ray and getattr(config, "uses_ray", True)):
         function(config)
         return
     from cluster.connect import connect

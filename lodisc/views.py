@@ -99,11 +99,18 @@ class TwoViews:
             seed: not negative.
         """
         rng = np.random.default_rng(seed)
-        crops = [random_crop(size, self.config.crop_scale, rng) for _ in range(2)]
+        crops = self._crops(size, rng)
         image = np.asarray(load(reduction_for(crops, self.image_size)))
         reduction = round(size[0] / image.shape[1])
         first, second = (self._view(crop.of(image, reduction), which, rng) for which, crop in enumerate(crops))
         return first, second
+
+    def crops(self, size: tuple[int, int], seed: int) -> list[Crop]:
+        """Return the rectangles that the two views drawn by `seed` show, of an image of this width and height."""
+        return self._crops(size, np.random.default_rng(seed))
+
+    def _crops(self, size: tuple[int, int], rng: np.random.Generator) -> list[Crop]:
+        return [random_crop(size, self.config.crop_scale, rng) for _ in range(2)]
 
     def _view(self, crop: np.ndarray, which: int, rng: np.random.Generator) -> np.ndarray:
         config = self.config

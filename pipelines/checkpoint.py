@@ -117,12 +117,14 @@ def weights_fingerprint(encoder: Encoder) -> str:
     return digest.hexdigest()[:16]
 
 
-def load_encoder(path: str, untrained: bool = False) -> tuple[Encoder, dict[str, Any]]:
+def load_encoder(path: str, untrained: bool = False, momentum: bool = False) -> tuple[Encoder, dict[str, Any]]:
     """Return the base encoder of a checkpoint, in evaluation mode on the CPU, and what the checkpoint says of its run.
 
     Args:
         path: a checkpoint folder or a run folder, local or URI.
         untrained: give the encoder as it was before the first step, from the initial weights kept beside the state.
+        momentum: give the momentum encoder, whose attention places the pivots in training. Before the first step it is
+            the base encoder.
 
     Returns:
         The encoder, and {"step": int, "config": nested dict, "run_id": str, "tracking_uri": str}.
@@ -134,7 +136,7 @@ def load_encoder(path: str, untrained: bool = False) -> tuple[Encoder, dict[str,
     if "encoder" not in state["config"]:
         raise ValueError(f"{path}: holds a classifier that `lodisc finetune` trained; name the run that pretrained it")
     config = EncoderConfig(**{**state["config"]["encoder"], "weights": "random"})
-    prefix = "encoder."
+    prefix = "momentum_encoder." if momentum else "encoder."
     weights = {key.removeprefix(prefix): value for key, value in state["model"].items() if key.startswith(prefix)}
     torch.manual_seed(state["config"]["seed"])
     encoder = Encoder(EncoderConfig(**state["config"]["encoder"]) if untrained else config)

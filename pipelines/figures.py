@@ -45,7 +45,7 @@ def pivot_overlays(images: ArrayLike, scores: ArrayLike, kept: ArrayLike, grid: 
     for number, (photo, score, indices) in enumerate(zip(photos, scores, kept, strict=True)):
         row, column = number % rows, number // rows
         tile = _tile(photo)
-        for place, picture in enumerate((tile, _heat(tile, score, grid), _kept(tile, indices, grid))):
+        for place, picture in enumerate((tile, heat_map(tile, score, grid), kept_patches(tile, indices, grid))):
             x = MARGIN + column * (group + 2 * MARGIN) + place * (TILE + GAP)
             sheet.paste(picture, (x, MARGIN + LINE + row * (TILE + GAP)))
     return sheet
@@ -90,6 +90,27 @@ def neighbour_sheet(
     return sheet
 
 
+def heat_map(photo: Image.Image, scores: np.ndarray, grid: tuple[int, int]) -> Image.Image:
+    """Lay the scores (N,) of an image's patches over its photograph as heat.
+
+    It is coloured from the image's lowest score to its highest, but a fiftieth at either end.
+    """
+    low, high = np.percentile(scores, (2, 98))
+    relative = np.clip((scores - low) / max(high - low, 1e-12), 0, 1).reshape(grid)
+    levels = Image.fromarray((relative * 255).astype(np.uint8)).resize(photo.size, Image.Resampling.BICUBIC)
+    colours = matplotlib.colormaps["inferno"](np.asarray(levels), bytes=True)[..., :3]
+    return Image.blend(photo.convert("L").convert("RGB"), Image.fromarray(np.ascontiguousarray(colours)), HEAT)
+
+
+def kept_patches(photo: Image.Image, kept: np.ndarray, grid: tuple[int, int]) -> Image.Image:
+    """Grey the patches of a photograph out whose indices are not among `kept` (K,)."""
+    mask = np.zeros(grid[0] * grid[1], dtype=np.uint8)
+    mask[kept] = 255
+    shown = Image.fromarray(mask.reshape(grid)).resize(photo.size, Image.Resampling.NEAREST)
+    ghost = Image.blend(photo.convert("L").convert("RGB"), Image.new("RGB", photo.size, GREY), DROPPED)
+    return Image.composite(photo, ghost, shown)
+
+
 def _sheet(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     sheet = Image.new("RGB", (width, height), PAPER)
     return sheet, ImageDraw.Draw(sheet)
@@ -103,22 +124,6 @@ def _tile(photo: np.ndarray) -> Image.Image:
     """Return a (3, H, W) photograph as a square picture; views are square, whatever the photograph was."""
     picture = Image.fromarray(np.ascontiguousarray(photo.transpose(1, 2, 0)))
     return picture.resize((TILE, TILE), Image.Resampling.BICUBIC)
-
-
-def _heat(tile: Image.Image, scores: np.ndarray, grid: tuple[int, int]) -> Image.Image:
-    low, high = np.percentile(scores, (2, 98))
-    relative = np.clip((scores - low) / max(high - low, 1e-12), 0, 1).reshape(grid)
-    levels = Image.fromarray((relative * 255).astype(np.uint8)).resize((TILE, TILE), Image.Resampling.BICUBIC)
-    colours = matplotlib.colormaps["inferno"](np.asarray(levels), bytes=True)[..., :3]
-    return Image.blend(tile.convert("L").convert("RGB"), Image.fromarray(np.ascontiguousarray(colours)), HEAT)
-
-
-def _kept(tile: Image.Image, indices: np.ndarray, grid: tuple[int, int]) -> Image.Image:
-    mask = np.zeros(grid[0] * grid[1], dtype=np.uint8)
-    mask[indices] = 255
-    shown = Image.fromarray(mask.reshape(grid)).resize((TILE, TILE), Image.Resampling.NEAREST)
-    ghost = Image.blend(tile.convert("L").convert("RGB"), Image.new("RGB", tile.size, GREY), DROPPED)
-    return Image.composite(tile, ghost, shown)
 
 
 def _cell(

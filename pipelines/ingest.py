@@ -229,6 +229,16 @@ def scored_views(store: ImageStore, targets: np.ndarray, chosen: np.ndarray, ima
     return indices.map_batches(draw, batch_size=None).materialize()
 
 
+def at_most(dataset: ray.data.Dataset, limit: int, seed: int) -> ray.data.Dataset:
+    """Return a materialised dataset, or `limit` of its rows, drawn by `seed`, where it has more."""
+    count = dataset.count()
+    if count <= limit:
+        return dataset
+    chosen = np.sort(np.random.default_rng([seed, count]).choice(count, limit, replace=False))
+    table = pa.concat_tables(ray.get(dataset.to_arrow_refs())).take(chosen)
+    return ray.data.from_arrow(table).repartition(max(1, limit // 128))
+
+
 def eval_images(
     dataset: ray.data.Dataset, views: ViewConfig, image_size: int, limit: int, seed: int
 ) -> ray.data.Dataset:
@@ -236,12 +246,7 @@ def eval_images(
 
     Rows are {image, view, path, label, coarse}: the evaluation view and a random one, uint8 (3, H, W).
     """
-    count = dataset.count()
-    if count > limit:
-        chosen = np.sort(np.random.default_rng([seed, count]).choice(count, limit, replace=False))
-        table = pa.concat_tables(ray.get(dataset.to_arrow_refs())).take(chosen)
-        dataset = ray.data.from_arrow(table).repartition(max(1, limit // 128))
-
+    dataset = at_most(dataset, limit, seed)
     two_views = TwoViews(views, image_size)
 
     def view(row: dict) -> dict:

@@ -63,6 +63,11 @@ class Source:
         """Whether a path lies in the source, so that files written there would become a part of it."""
         return f"{path}/".startswith(f"{self.path}/") and filesystem == self.filesystem
 
+    @property
+    def in_shards(self) -> bool:
+        """Whether only reading the images tells which there are; otherwise `list_images` does."""
+        return self.kind in ("parquet", "tar")
+
 
 def find_source(text: str) -> Source:
     """Recognise a source, without reading any image.
@@ -178,18 +183,28 @@ def _files_of(source: Source) -> list[fs.FileInfo]:
     return sorted((info for info in infos if info.type == fs.FileType.File), key=lambda info: info.path)
 
 
-def _read_listed(source: Source) -> ray.data.Dataset:
+def list_images(source: Source) -> pa.Table:
+    """Return path, label and coarse label of a source's images without reading them.
+
+    Raises:
+        ValueError: the source lists no image.
+    """
     if source.kind == "list":
         parent = Folder(source.filesystem, posixpath.dirname(source.path))
         listing = layouts.list_file(parent, posixpath.basename(source.path))
     elif source.kind == "folder":
         listing = layouts.image_folder(source.folder)
     else:
-        assert source.split is not None, "find_source requires a split of published layouts"
+        assert source.split is not None, "shards list nothing, and find_source requires a split of published layouts"
         listing = OFFICIAL[source.kind].read(source.folder, source.split)
     if len(listing) == 0:
         endings = " ".join(layouts.IMAGE_ENDINGS)
         raise ValueError(f"{source.text}: no images found (files ending in {endings})")
+    return listing
+
+
+def _read_listed(source: Source) -> ray.data.Dataset:
+    listing = list_images(source)
     blocks = [listing.slice(start, FILES_PER_BLOCK) for start in range(0, len(listing), FILES_PER_BLOCK)]
     read = _FileReader(source.filesystem)
     return ray.data.from_arrow(blocks).map_batches(read, batch_format="pyarrow", batch_size=None)

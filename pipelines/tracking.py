@@ -120,7 +120,7 @@ def create_run(
         _log_params(client, run.info.run_id, params)
         client.log_text(run.info.run_id, yaml.safe_dump(dict(params), sort_keys=False), "config.yaml")
     except MlflowException as error:
-        reason = _without_password(f"the MLflow store {uri} refused the run: {_first_line(error)}")
+        reason = without_password(f"the MLflow store {uri} refused the run: {_first_line(error)}")
         raise ValueError(
             f"tracking.uri: {reason}. Start the server, correct the address, or leave tracking.uri out to keep the run "
             "in its storage folder"
@@ -342,12 +342,12 @@ def find_run(config: TrackingConfig, storage: str, name: str, tag: str) -> tuple
             raise ValueError(f"tracking.experiment: there is no experiment {config.experiment!r} in {uri}")
         runs = client.search_runs([experiment.experiment_id], f"tags.`{tag}` != ''", max_results=50_000)
     except MlflowException as error:
-        reason = _without_password(f"the MLflow store {uri} does not answer: {_first_line(error)}")
+        reason = without_password(f"the MLflow store {uri} does not answer: {_first_line(error)}")
         raise ValueError(f"tracking.uri: {reason}. Start the server or correct the address") from error
     names = [run.info.run_name for run in runs]
     if name not in names:
         others = f"there are {', '.join(sorted(set(names)))}" if names else "there is none yet"
-        raise ValueError(f"no such run in {_without_password(uri)}: {name}; {others}")
+        raise ValueError(f"no such run in {without_password(uri)}: {name}; {others}")
     return uri, runs[names.index(name)].info.run_id
 
 
@@ -521,10 +521,10 @@ def _say_kept(handle: RunHandle, error: Exception | None = None) -> None:
 
 
 def _say(message: str) -> None:
-    print(f"tracking: {_without_password(message)}", file=sys.stderr, flush=True)
+    print(f"tracking: {without_password(message)}", file=sys.stderr, flush=True)
 
 
-def _without_password(message: str) -> str:
+def without_password(message: str) -> str:
     """Return a text without the user names and passwords that addresses in it may hold."""
     return re.sub(r"//[^/@\s]*@", "//", message)
 

@@ -37,6 +37,26 @@ def ranking_keys(queries: Tensor, gallery: Tensor, max_pairs: int = MAX_PAIRS) -
         yield distances.round_().long().mul_(PLACES).add_(places)
 
 
+def nearest(queries: Tensor, gallery: Tensor, k: int, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the places (Q, k) int64 and cosine similarities (Q, k) float64 of each query's k nearest gallery rows.
+
+    Args:
+        queries: (Q, D) floating point.
+        gallery: (G, D) floating point, on the same device.
+        k: at most G, or G - 1 with `own`.
+        own: (Q,) int64, the gallery row that each query itself is, and that is left out; None where it is none.
+    """
+    found: list[Tensor] = []
+    done = 0
+    for chunk in ranking_keys(queries, gallery):
+        if own is not None:
+            chunk.scatter_(1, own[done : done + len(chunk)].unsqueeze(1), torch.iinfo(torch.long).max)
+        done += len(chunk)
+        found.append(chunk.topk(k, dim=1, largest=False).values)
+    keys = torch.cat(found)
+    return places_of(keys), similarities_of(keys)
+
+
 def places_of(keys: Tensor) -> Tensor:
     """Return the gallery rows of keys, int64 of the same shape."""
     return keys & (PLACES - 1)

@@ -89,6 +89,15 @@ def test_crops_lie_in_the_image_and_shrink_with_it(photo: Image.Image) -> None:
     assert np.array_equal(Crop(40, 20, 80, 60).of(pixels, 1), pixels[20:80, 40:120])
 
 
+def test_crops_are_what_the_views_of_that_seed_show(photo: Image.Image) -> None:
+    draw = TwoViews(ViewConfig(**PLAIN | {"crop_scale": (0.1, 0.6)}), 48)
+    for seed in range(3):
+        crops = draw.crops(photo.size, seed)
+        for crop, view in zip(crops, drawn(draw, photo, seed), strict=True):
+            assert (resize(crop.of(np.asarray(photo), 1), 48).transpose(2, 0, 1) == view).all()
+        assert crops[0] != crops[1]
+
+
 def test_reduction_never_leaves_a_crop_smaller_than_its_view() -> None:
     assert reduction_for([Crop(0, 0, 500, 400), Crop(0, 0, 256, 127)], 64) == 1
     assert reduction_for([Crop(0, 0, 500, 400), Crop(0, 0, 256, 128)], 64) == 2

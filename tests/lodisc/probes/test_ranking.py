@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lodisc.probes.ranking import places_of, ranking_keys, similarities_of, sorted_keys
+from lodisc.probes.ranking import nearest, places_of, ranking_keys, similarities_of, sorted_keys
 
 
 @pytest.mark.parametrize("max_pairs", [1, 7, 40, 10_000])
@@ -41,3 +41,16 @@ def test_equal_rows_stay_equal_at_any_width() -> None:
         similarities = similarities_of(keys)
         assert (similarities == similarities[:, :1]).all()
         assert (places_of(sorted_keys(keys)) == torch.arange(77)).all()
+
+
+def test_nearest_rows_are_those_of_the_cosine_without_the_query_itself() -> None:
+    rows = torch.randn(30, 5, generator=torch.Generator().manual_seed(1))
+    unit = torch.nn.functional.normalize(rows.double(), dim=1)
+    queries = torch.tensor([4, 0, 29])
+    places, similarity = nearest(rows[queries], rows, 6, own=queries)
+    cosine = unit[queries] @ unit.T
+    assert nearest(rows[queries], rows, 1)[0].squeeze(1).tolist() == queries.tolist()
+    for row, query in enumerate(queries.tolist()):
+        others = [place for place in cosine[row].argsort(descending=True).tolist() if place != query]
+        assert places[row].tolist() == others[:6]
+        torch.testing.assert_close(similarity[row], cosine[row, others[:6]], atol=1e-8, rtol=0)
