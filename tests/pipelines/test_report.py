@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,9 @@ from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
-from pipelines.checkpoint import load_encoder
 from pipelines.config import DataConfig
-from pipelines.evaluate import score
-from pipelines.features import extract
+from pipelines.findings import Findings, find
 from pipelines.report import ARTIFACT, ReportConfig, report
-from pipelines.sources import read_images
 from tests.pipelines.mlflow_pages import FLAGS, missing_browser
 from tests.pipelines.tiny_run import TinyRun, make_run, write_checkpoint
 
@@ -56,30 +54,73 @@ def text_of(driver: Any, section: str) -> str:
     return str(driver.find_element(By.ID, section).get_attribute("textContent"))
 
 
+@dataclass(frozen=True)
+class Reported:
+    """A run, its report, and what was found for it."""
+
+    run: TinyRun
+    page: Path
+    findings: Findings
+    images: Path
+    gallery: Path
+
+
 @pytest.fixture(scope="module")
 def labelled(
     ray_session: None, image_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[TinyRun, Path, dict[str, float]]:
-    """A report of a run on images of classes with dangerous names, in two families; and the scores to be seen there."""
+) -> Reported:
+    """A report of a run on images of classes with dangerous names, in two families."""
     sources = []
-    for per_class in (5, 7):
-        folder = image_folder(classes=4, per_class=per_class)
+    for per_class, size in ((5, 48), (7, 64)):
+        folder = image_folder(classes=4, per_class=per_class, size=size)
         for number, name in enumerate(("fine/plain", "fine/other", f"evil/{EVIL[0]}", f"evil/{EVIL[1]}")):
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / f"class-{number}").rename(folder / name)
-        sources.append(str(folder))
+        sources.append(folder)
+    images, gallery = sources
     root = tmp_path_factory.mktemp("labelled")
-    run = make_run(root / "run", DataConfig(images=sources[1], eval_images=sources[0]), name="<b>bold")
-    path = report(ReportConfig(run=str(run.checkpoint), out=str(root / "new" / "page.html"), count=2))
-    encoder, _ = load_encoder(str(run.checkpoint))
-    test, gallery = (extract(encoder, read_images(source), 32) for source in sources)
-    return run, path, score(test, gallery)
+    run = make_run(root / "run", DataConfig(images=str(gallery), eval_images=str(images)), name="<b>bold")
+    kept: list[Findings] = []
+
+    def find_and_keep(*arguments: Any) -> Findings:
+        kept.append(find(*arguments))
+        return kept[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.report.find", find_and_keep)
+        page = report(ReportConfig(run=str(run.checkpoint), out=str(root / "new" / "page.html"), count=2))
+    return Reported(run, page, kept[0], images, gallery)
+
+
+@pytest.mark.slow
+def test_findings_are_of_the_images(labelled: Reported) -> None:
+    found = labelled.findings
+    assert (found.images, found.gallery, found.omissions) == (20, 28, [])
+    assert found.before is not None and found.before != found.scores and found.before.keys() == found.scores.keys()
+    assert found.mistakes is not None and found.mistakes.of == 20
+    assert 100 * (1 - found.mistakes.wrong / 20) == pytest.approx(found.scores["knn/fine"])
+    classes = {
+        path.read_bytes(): str(path.parent.relative_to(labelled.images)) for path in labelled.images.rglob("*.jpg")
+    }
+    gallery = {
+        path.read_bytes(): str(path.parent.relative_to(labelled.gallery)) for path in labelled.gallery.rglob("*.jpg")
+    }
+    for example in found.mistakes.examples:
+        assert classes[example.taken] == example.confusion.truth
+        assert gallery[example.taken_for] == example.confusion.predicted
+    assert len({line.label for line in found.neighbours}) == 2
+    for line in found.neighbours:
+        assert classes[line.data] == line.label and len(line.found) == 6
+        assert [gallery[near.data] for near in line.found] == [near.label for near in line.found]
+        assert [near.similarity for near in line.found] == sorted(
+            (near.similarity for near in line.found), reverse=True
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(missing_browser() is not None, reason=missing_browser() or "")
-def test_the_page_opens_offline_with_all_sections(labelled: tuple[TinyRun, Path, dict[str, float]]) -> None:
-    _, path, scores = labelled
+def test_the_page_opens_offline_with_all_sections(labelled: Reported) -> None:
+    path, scores = labelled.page, labelled.findings.scores
     with opened(path) as driver:
         assert [section.get_attribute("id") for section in driver.find_elements(By.TAG_NAME, "section")] == SECTIONS
         links = [link.get_attribute("href").split("#")[1] for link in driver.find_elements(By.CSS_SELECTOR, "nav a")]
@@ -100,8 +141,8 @@ def test_the_page_opens_offline_with_all_sections(labelled: tuple[TinyRun, Path,
 
 @pytest.mark.slow
 @pytest.mark.skipif(missing_browser() is not None, reason=missing_browser() or "")
-def test_names_are_text_and_never_part_of_the_page(labelled: tuple[TinyRun, Path, dict[str, float]]) -> None:
-    _, path, _ = labelled
+def test_names_are_text_and_never_part_of_the_page(labelled: Reported) -> None:
+    path = labelled.page
     with opened(path) as driver:
         assert driver.title == "<b>bold: LoDisc report"
         assert driver.find_elements(By.TAG_NAME, "script") == [] and driver.find_elements(By.TAG_NAME, "b") != []
@@ -116,8 +157,8 @@ def test_names_are_text_and_never_part_of_the_page(labelled: tuple[TinyRun, Path
 
 
 @pytest.mark.slow
-def test_the_page_is_kept_with_the_run(labelled: tuple[TinyRun, Path, dict[str, float]], tmp_path: Path) -> None:
-    run, path, _ = labelled
+def test_the_page_is_kept_with_the_run(labelled: Reported, tmp_path: Path) -> None:
+    run, path = labelled.run, labelled.page
     kept = Path(run.client.download_artifacts(run.run_id, ARTIFACT, str(tmp_path)))
     assert kept.read_bytes() == path.read_bytes()
     assert [each.name for each in path.parent.iterdir()] == ["page.html"], "nothing is left beside it"
@@ -146,10 +187,8 @@ def test_what_is_missing_is_said_in_its_place(
 
 
 @pytest.mark.slow
-def test_images_that_are_gone_leave_the_curves(
-    labelled: tuple[TinyRun, Path, dict[str, float]], tmp_path: Path
-) -> None:
-    run, _, _ = labelled
+def test_images_that_are_gone_leave_the_curves(labelled: Reported, tmp_path: Path) -> None:
+    run = labelled.run
     gone = DataConfig(images="gone/train", eval_images="gone/val")
     checkpoint = write_checkpoint(tmp_path / "run", gone, run.uri, run.run_id)
     html = report(ReportConfig(run=str(checkpoint), out=str(tmp_path / "page.html"))).read_text()
