@@ -163,7 +163,10 @@ def fit(
         status = "KILLED"
         raise
     except ray.train.WorkerGroupError as error:
-        raise _cause(error) from error
+        divergence = _divergence(error)
+        if divergence is None:
+            raise
+        raise divergence from error
     finally:
         tracking.finish_run(run, status)
     return result
@@ -176,8 +179,8 @@ def keep_encoder(run: tracking.RunHandle, run_dir: str) -> None:
     tracking.log_encoder(run, encoder, np.zeros((2, 3, size, size), dtype=np.float32), step=about["step"])
 
 
-def _cause(error: ray.train.WorkerGroupError) -> BaseException:
-    """Return the worker's own error where it speaks for itself, Ray Train's otherwise."""
+def _divergence(error: ray.train.WorkerGroupError) -> NonFiniteLossError | None:
+    """Return a worker's own error, which speaks for itself, if it is that training diverged."""
     # Ray passes on the text of a worker's error; the exception itself does not survive the way.
     _, found, said = str(error).rpartition(f"{NonFiniteLossError.__name__}: ")
-    return NonFiniteLossError(said.strip().splitlines()[0]) if found else error
+    return NonFiniteLossError(said.strip().splitlines()[0]) if found else None

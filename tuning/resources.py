@@ -12,14 +12,18 @@ from pipelines.resources import LEAST, Nodes, fit, plan_workers, total, worker_c
 MOST_BY_DEFAULT = 8
 # Every cluster's head has one of it. A trial's driver computes nothing and so needs no CPU that workers want.
 HEAD = "node:__internal_head__"
+# What Ray Train takes of it for each run; where nothing is left of it, the run waits for ever.
+CLEANER = 0.001
 
 
 def driver(concurrent: int) -> dict[str, float]:
-    """Return the resources of a trial's driver, such that no more than `concurrent` ever run.
+    """Return the resources of a trial's driver, such that `concurrent` of them fit and one more does not.
 
-    Ray Tune limits only how many trials are suggested at a time, not how many of a resumed sweep start again.
+    Ray Tune limits only how many trials are suggested at a time, not how many of a resumed sweep start again. Beyond 30
+    trials side by side a few more fit, as room is left for what Ray Train needs.
     """
-    return {HEAD: math.floor(10_000 / concurrent) / 10_000}
+    share = min(math.floor(10_000 / (concurrent + 1)) + 1, math.floor(10_000 * (1 / concurrent - CLEANER)))
+    return {HEAD: share / 10_000}
 
 
 def plan_trials(compute: ComputeConfig, nodes: Nodes, trials: int, wanted: int | None) -> tuple[int, ComputeConfig]:

@@ -147,7 +147,14 @@ def started(config: SweepConfig, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "cluster.cli", "tune", "--config", str(path), *options]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     return subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        cwd=REPOSITORY,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell has its background jobs ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -159,7 +166,7 @@ def test_a_killed_sweep_and_an_interrupted_one_continue_without_repeating_what_h
     config = replace(config, name="killed", space=space, sampler="optuna", trials=2, concurrent=1)
     config = replace(config, scheduler="median", storage=str(tmp_path))
     outcomes = lambda: sorted(tmp_path.glob("killed/killed-*/outcome.json"))  # noqa: E731
-    checkpoints = lambda: list(tmp_path.glob("killed/killed-001-*/step-*"))  # noqa: E731
+    begun = lambda: {path.parent for path in tmp_path.glob("killed/killed-*/step-*")}  # noqa: E731
 
     with started(config) as process:
         wait_for(lambda: bool(outcomes()), process)
@@ -169,7 +176,7 @@ def test_a_killed_sweep_and_an_interrupted_one_continue_without_repeating_what_h
     said = {path: path.read_text() for path in outcomes()}
 
     with started(config, "--resume") as process:
-        wait_for(lambda: bool(checkpoints()), process)
+        wait_for(lambda: any(not (trial / "outcome.json").exists() for trial in begun()), process)
         process.send_signal(signal.SIGINT)
         output, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
