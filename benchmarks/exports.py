@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import posixpath
 import signal
 import socket
 import subprocess
@@ -33,8 +32,7 @@ from benchmarks.report import markdown_table, write_results
 from lodisc.views import eval_view, normalise
 from pipelines.checkpoint import load_encoder
 from pipelines.export import FORMS, ExportConfig, Target, export
-from pipelines.layouts import Folder, image_folder, list_file
-from pipelines.sources import find_source
+from pipelines.sources import find_source, list_images
 
 # In each script: `form` is the exported path, `views` (N, 3, H, W) normalised, `photographs` N images of PIL. It leaves
 # `same` (N, D), and `own` (N, D) where the form says how to prepare an image.
@@ -105,13 +103,7 @@ def main() -> None:
 
 def photographs_of(images: str, count: int) -> list[str]:
     """Return the paths of `count` photographs of a folder or list, spread over it."""
-    source = find_source(images)
-    if source.kind == "folder":
-        listing = image_folder(source.folder)
-    else:
-        parent, name = posixpath.split(source.path)
-        listing = list_file(Folder(source.filesystem, parent), name)
-    paths: list[str] = listing["path"].to_pylist()
+    paths: list[str] = list_images(find_source(images))["path"].to_pylist()
     return paths[:: max(1, len(paths) // count)][:count]
 
 

@@ -70,7 +70,7 @@ def _start(address: str | None, num_cpus: int | None) -> None:
     local: dict[str, Any] = {}
     if address is None:
         # Ray Train learns by the dashboard which runs have ended. Without one it asks that of any other Ray on this
-        # machine, which knows nothing of them, and take the machine from a run that goes on.
+        # machine, which knows nothing of them, and takes the machine from a run that goes on.
         local = {"num_cpus": num_cpus, "include_dashboard": True}
         # It watches for a cloud that takes a node back, which does not befall a machine that runs alone.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")

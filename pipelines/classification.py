@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from pipelines.confusion import confusion_table, family_share, sister_confusions
+from pipelines.confusion import confusion_summary, confusion_table
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,7 @@ class Predictions:
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of this as plain values."""
-        classes = self.labels, self.best, self.coarse
-        pairs = [asdict(pair) for pair in sister_confusions(*classes)]
-        confusions = {"within_coarse": family_share(*classes), "most_frequent": pairs}
+        confusions = confusion_summary(self.labels, self.best, self.coarse)
         return {"scores": self.scores(), "by_coarse_class": self.by_coarse_class(), "confusions": confusions}
 
     def text(self) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -95,6 +96,22 @@ def confusion_table(labels: list[str], predicted: list[str], coarse: list[str] |
         both = f"; both {' and '.join(sorted(families[pair.truth] & families[pair.predicted]))}" if pair.sisters else ""
         lines.append(f"  {pair.truth} taken for {pair.predicted}: {pair.count} of {pair.of}{both}")
     return "\n".join(lines)
+
+
+def confusion_summary(labels: list[str], predicted: list[str], coarse: list[str] | None) -> dict[str, Any]:
+    """Return the confusions as plain values.
+
+    Args:
+        labels, predicted, coarse: as for `sister_confusions`.
+
+    Returns:
+        `within_coarse`, what `family_share` gives; and `most_frequent`, what `sister_confusions` gives, as dicts.
+
+    Raises:
+        ValueError: the lists differ in length.
+    """
+    pairs = [asdict(pair) for pair in sister_confusions(labels, predicted, coarse)]
+    return {"within_coarse": family_share(labels, predicted, coarse), "most_frequent": pairs}
 
 
 def _families(labels: list[str], predicted: list[str], coarse: list[str] | None) -> dict[str, set[str]]:

@@ -15,7 +15,7 @@ from lodisc.probes.knn import knn_predictions
 from lodisc.probes.linear import fit_linear
 from lodisc.probes.retrieval import retrieval_queries, retrieval_scores
 from pipelines.checkpoint import find_checkpoint, load_encoder
-from pipelines.confusion import confusion_table, family_share, sister_confusions
+from pipelines.confusion import confusion_summary, confusion_table
 from pipelines.features import Features, extract
 from pipelines.journal import now_ms
 from pipelines.sources import find_source
@@ -228,16 +228,14 @@ def confusions_of(test: Features, predicted: Mapping[str, Ranked]) -> dict[str, 
         predicted: what `predict` gave for them.
 
     Returns:
-        By "knn" and "linear", where there is one: `within_coarse`, the share of mistakes that stay within a coarse
-        class in percent, None where that is not known; and `most_frequent`, `NamedConfusion`s as dicts.
+        By "knn" and "linear", where there is one: what `confusion_summary` gives.
     """
     found = {}
     for probe, name in {"knn": "knn/fine", "linear": "linear"}.items():
         if name in predicted and test.labels is not None:
             classes = (test.labels, [ranked[0] for ranked in predicted[name]], test.coarse)
             print(f"{NAMES[probe]}: {confusion_table(*classes)}")
-            pairs = [asdict(pair) for pair in sister_confusions(*classes)]
-            found[probe] = {"within_coarse": family_share(*classes), "most_frequent": pairs}
+            found[probe] = confusion_summary(*classes)
     return found
 
 

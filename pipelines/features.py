@@ -17,6 +17,7 @@ from lodisc.encoder import Encoder
 from lodisc.views import eval_view, normalise
 from pipelines.decode import decode_image
 from pipelines.precision import autocast, resolve_precision
+from pipelines.resources import Nodes, node_resources
 from pipelines.sources import ROW
 
 # Few enough rows that the actors share even a small set, enough that a task outweighs its overhead.
@@ -96,7 +97,7 @@ def embed_images(
     if batches == 0:
         raise ValueError("there are no images to embed")
     blocks = math.ceil(batches / BATCHES_PER_BLOCK)
-    actors, resources = plan_actors([node["Resources"] for node in ray.nodes() if node["Alive"]], blocks)
+    actors, resources = plan_actors(node_resources(), blocks)
     threads = max(1, int(resources["num_cpus"]))
     return (
         images.repartition(target_num_rows_per_block=BATCHES_PER_BLOCK * batch_size, strict=True)
@@ -112,7 +113,7 @@ def embed_images(
     )
 
 
-def plan_actors(nodes: list[dict[str, float]], most: int) -> tuple[int, dict[str, float]]:
+def plan_actors(nodes: Nodes, most: int) -> tuple[int, dict[str, float]]:
     """Return how many actors embed, at most `most`, and the resources of each, from the resources of every node.
 
     An actor a GPU, with its share of the node's CPUs for decoding; without GPUs an actor a CPU, which suits both the

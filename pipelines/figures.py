@@ -120,10 +120,14 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(FONT_SIZE)
 
 
+def picture_of(view: np.ndarray) -> Image.Image:
+    """Return a uint8 array (3, H, W) as a picture."""
+    return Image.fromarray(np.ascontiguousarray(view.transpose(1, 2, 0)))
+
+
 def _tile(photo: np.ndarray) -> Image.Image:
     """Return a (3, H, W) photograph as a square picture; views are square, whatever the photograph was."""
-    picture = Image.fromarray(np.ascontiguousarray(photo.transpose(1, 2, 0)))
-    return picture.resize((TILE, TILE), Image.Resampling.BICUBIC)
+    return picture_of(photo).resize((TILE, TILE), Image.Resampling.BICUBIC)
 
 
 def _cell(

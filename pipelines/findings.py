@@ -10,10 +10,9 @@ import ray.data
 import torch
 
 from lodisc.encoder import Encoder
-from lodisc.probes.knn import knn_predictions
 from lodisc.probes.ranking import nearest
 from pipelines.confusion import NamedConfusion, family_share, sister_confusions
-from pipelines.evaluate import omissions, score
+from pipelines.evaluate import Ranked, omissions, predict, score
 from pipelines.features import Features, extract
 from pipelines.ingest import ImageStore
 from pipelines.photographs import spread
@@ -119,13 +118,14 @@ def find(
     sets = [images] if gallery is None or bare or not is_labelled(images) else [images, gallery]
     stores = [ImageStore.from_dataset(dataset) for dataset in sets]
     test, found_in = _pair(trained, sets, image_size)
+    predicted = predict(test, found_in)
     return Findings(
         images=len(test.features),
         gallery=None if found_in is None else len(found_in.features),
-        scores=score(test, found_in),
+        scores=score(test, found_in, predicted=predicted),
         before=None if untrained is None else score(*_pair(untrained, sets, image_size)),
         omissions=omissions(test, Features(test.features[:0], []) if bare else found_in),
-        mistakes=None if found_in is None else _mistakes(test, found_in, stores[0], stores[1]),
+        mistakes=None if found_in is None else _mistakes(test, found_in, predicted["knn/fine"], stores[0], stores[1]),
         neighbours=_neighbours(test, found_in or test, stores, queries, seed),
     )
 
@@ -140,11 +140,11 @@ def is_labelled(images: ray.data.Dataset) -> bool:
     return all(row["label"] is not None for row in images.select_columns(["label"]).iter_rows())
 
 
-def _mistakes(test: Features, gallery: Features, images: ImageStore, gallery_images: ImageStore) -> Mistakes:
+def _mistakes(
+    test: Features, gallery: Features, ranked: Ranked, images: ImageStore, gallery_images: ImageStore
+) -> Mistakes:
     assert test.labels is not None and gallery.labels is not None
-    names = sorted(set(gallery.labels))
-    numbers = torch.tensor([names.index(label) for label in gallery.labels])
-    predicted = [names[number] for number in knn_predictions(gallery.features, numbers, test.features).tolist()]
+    predicted = [row[0] for row in ranked]
     examples = []
     for pair in sister_confusions(test.labels, predicted, test.coarse):
         taken = next(
@@ -152,7 +152,7 @@ def _mistakes(test: Features, gallery: Features, images: ImageStore, gallery_ima
             for place, both in enumerate(zip(test.labels, predicted, strict=True))
             if both == (pair.truth, pair.predicted)
         )
-        others = torch.argwhere(numbers == names.index(pair.predicted)).squeeze(1)
+        others = torch.tensor([place for place, label in enumerate(gallery.labels) if label == pair.predicted])
         best, _ = nearest(test.features[taken : taken + 1], gallery.features[others], 1)
         taken_for = int(others[best[0, 0]])
         examples.append(Example(pair, _read(images, [taken])[0], _read(gallery_images, [taken_for])[0]))

@@ -18,7 +18,7 @@ from lodisc.model import ModelConfig
 from lodisc.pivots import keep_patches, pivot_scores
 from lodisc.views import IMAGENET_MEAN, Crop, TwoViews, ViewConfig, eval_view, normalise
 from pipelines.decode import decode_image, load_image, open_image, upright_size
-from pipelines.figures import heat_map, kept_patches
+from pipelines.figures import heat_map, kept_patches, picture_of
 from pipelines.photographs import Photograph
 from pipelines.seeds import seed_of
 from pipelines.sheets import GAP, PAPER, Row, Sheet, Tile
@@ -207,11 +207,6 @@ class PivotSheets:
 def chosen_layers(layers: int) -> list[int]:
     """Return which of so many layers are shown: all, or six spread evenly from the first to the last."""
     return np.linspace(0, layers - 1, min(layers, MOST_LAYERS)).round().astype(int).tolist()
-
-
-def picture_of(view: np.ndarray) -> Image.Image:
-    """Return a uint8 array (3, H, W) as a picture."""
-    return Image.fromarray(np.ascontiguousarray(view.transpose(1, 2, 0)))
 
 
 def masked(picture: Image.Image, kept: torch.Tensor, grid: tuple[int, int], colour: tuple[int, ...]) -> Image.Image:

@@ -17,8 +17,8 @@ from lodisc import __version__
 from lodisc.views import eval_view
 from pipelines.charts import SERIES, chart, short
 from pipelines.decode import decode_image
+from pipelines.figures import picture_of
 from pipelines.findings import Findings
-from pipelines.pivot_sheets import picture_of
 from pipelines.run_record import RunRecord
 from pipelines.sheets import Sheet
 from pipelines.tracking import flatten, without_password

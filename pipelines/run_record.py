@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.tracking import SQLITE, open_client, without_password
+from pipelines.tracking import is_missing, open_client, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -64,8 +63,7 @@ def read_record(uri: str, run_id: str) -> RunRecord:
     Raises:
         ValueError: there is no such store, it does not answer, or it has no such run.
     """
-    # Opened, a database that is not there would be made.
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+    if is_missing(uri):
         raise ValueError(f"there is no MLflow store at {uri}")
     try:
         client = open_client(uri)

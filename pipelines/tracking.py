@@ -323,6 +323,11 @@ def open_client(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
+def is_missing(uri: str) -> bool:
+    """Whether a store is a database that is not there; MLflow would make an empty one if it were opened."""
+    return uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file()
+
+
 def find_run(config: TrackingConfig, storage: str, name: str, tag: str) -> tuple[str, str]:
     """Return the store's address and the id of the newest run that has the name and bears the tag.
 
@@ -332,7 +337,7 @@ def find_run(config: TrackingConfig, storage: str, name: str, tag: str) -> tuple
     from mlflow.exceptions import MlflowException
 
     uri = _store_uri(config, storage)
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+    if is_missing(uri):
         field, place = ("storage", storage) if config.uri is None else ("tracking.uri", uri)
         raise ValueError(f"{field}: there is no MLflow store in {place}")
     try:

@@ -9,7 +9,6 @@ import torch
 from pipelines.exports import card
 from pipelines.exports.trained import Trained
 
-NEEDS = ("onnx", "onnxscript")
 INPUT, OUTPUT = "images", "features"
 BATCHES = (1, 5)
 

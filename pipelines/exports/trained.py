@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from lodisc.encoder import Encoder
 from lodisc.views import eval_short_side
 from pipelines.checkpoint import load_encoder
-from pipelines.tracking import SQLITE, open_client
+from pipelines.tracking import is_missing, open_client
 
 SCORES = ("eval/", "test/")  # what `pretrain` and `evaluate` log
 FINGERPRINT = "dataset."
@@ -96,8 +95,8 @@ def load_trained(checkpoint: str, license: str | None = None) -> Trained:
 
 def _record(uri: str, run_id: str, step: int) -> tuple[dict[str, str], dict[str, float]]:
     """Return a run's fingerprints, and its scores at a step."""
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
-        raise FileNotFoundError(f"there is no MLflow store at {uri}")  # MLflow would make an empty one
+    if is_missing(uri):
+        raise FileNotFoundError(f"there is no MLflow store at {uri}")
     client = open_client(uri)
     run = client.get_run(run_id)
     scores = {}

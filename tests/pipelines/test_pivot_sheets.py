@@ -15,9 +15,9 @@ from lodisc.model import ModelConfig
 from lodisc.pivots import keep_patches
 from lodisc.views import IMAGENET_MEAN, ViewConfig, eval_view, normalise
 from pipelines.decode import decode_image
-from pipelines.figures import heat_map
+from pipelines.figures import heat_map, picture_of
 from pipelines.photographs import Photograph
-from pipelines.pivot_sheets import BLANK, PivotSheets, chosen_layers, masked, picture_of, see
+from pipelines.pivot_sheets import BLANK, PivotSheets, chosen_layers, masked, see
 from tests.lodisc.tiny import PATCHES, attention_layers, tiny_encoder
 
 GRID = (4, 4)
