@@ -118,7 +118,7 @@ def stream_batches(prepared: Path, batch: int, count: int, views: ViewConfig, im
     """Yield `count` normalised batches as a training worker gets them."""
     store = ImageStore.from_dataset(usable_images(str(prepared)))
     draw = DrawViews(store, SampleOrder(0, len(store), batch), views, image_size)
-    stream = sample_stream(draw, 0, count, 1)
+    stream = sample_stream(draw, 0, count, [1])
     stream.context.execution_options.preserve_order = True
     (shard,) = stream.streaming_split(1, equal=True)
     for _, view1, view2 in training_batches(shard, batch):

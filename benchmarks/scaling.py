@@ -101,7 +101,7 @@ def measure_stream(folder: Path, rounds: int) -> dict[str, Any]:
 def blocks_per_second(count: int = 1000) -> float:
     """Return how many blocks of samples Ray Data hands to one worker where drawing them costs nothing."""
     draw = NothingToDraw(SampleOrder(0, count * BLOCK, BLOCK))
-    (shard,) = sample_stream(draw, 0, count, 1).streaming_split(1, equal=True)
+    (shard,) = sample_stream(draw, 0, count, [1]).streaming_split(1, equal=True)
     batches = iter(shard.iter_batches(batch_size=BLOCK))
     for _ in range(20):
         next(batches)

@@ -112,6 +112,18 @@ COMMANDS = {
         "pipelines.demo:demo",
         "make images, pretrain on them, and compare with MoCo v3 and no training",
     ),
+    "doctor": Command(
+        "cluster.doctor:DoctorConfig",
+        "cluster.doctor:doctor",
+        "check that a cluster has what a run needs; takes the options of pretrain",
+        recipes="pipelines",
+    ),
+    "leave": Command(
+        "cluster.leave:LeaveConfig",
+        "cluster.leave:leave",
+        "announce that this node will be taken, so that runs save a checkpoint and go on elsewhere",
+        uses_ray=False,
+    ),
     "ui": Command(
         "pipelines.ui:UIConfig",
         "pipelines.ui:ui",
@@ -119,6 +131,14 @@ COMMANDS = {
         uses_ray=False,
     ),
 }
+
+
+# Before another command; not one itself.
+SUBMIT = "submit"
+SUBMIT_HELP = "run another command as a job of a Ray cluster, which goes on without this machine"
+CLIENT = "ray://"
+JOB_SERVER = ("http://", "https://")
+TERMINATED = 143  # as a shell says it of SIGTERM
 
 
 class ConfigFile(ActionConfigFile):
@@ -137,20 +157,26 @@ class ConfigFile(ActionConfigFile):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 2 for what the user can put right, said in one line."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    submitted = arguments[0] == SUBMIT and len(arguments) > 1 and not arguments[1].startswith("-")
+    arguments = arguments[submitted:]
     if "-".join(arguments[:2]) in COMMANDS:
         arguments[:2] = ["-".join(arguments[:2])]
     set_parsing_settings(add_print_completion_argument=True)
     try:
         parser = build_parser(COMMANDS if arguments[0] == "--print_completion" else arguments[:1])
         parsed = parser.instantiate(parser.parse_args(arguments))
-        run(COMMANDS[parsed.command], dict(vars(parsed[parsed.command])))
+        return run(COMMANDS[parsed.command], dict(vars(parsed[parsed.command])), arguments, submitted)
     except (argparse.ArgumentError, ValueError) as error:
         print(f"lodisc: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("lodisc: interrupted", file=sys.stderr)
         return 130
-    return 0
+    except RuntimeError as error:
+        if type(error).__name__ != "CalledAwayError":  # whose module would import torch for every command
+            raise
+        print(f"lodisc: {error}; --resume continues it", file=sys.stderr)
+        return TERMINATED
 
 
 def build_parser(complete: Collection[str]) -> ArgumentParser:
@@ -171,6 +197,9 @@ def build_parser(complete: Collection[str]) -> ArgumentParser:
         if name in complete:
             add_options(subparser, command)
         subcommands.add_subcommand(name, subparser, help=command.help)
+    usage = f"lodisc {SUBMIT} COMMAND [options of the command]"
+    submit = ArgumentParser(usage=usage, description=f"{SUBMIT_HELP[0].upper()}{SUBMIT_HELP[1:]}.")
+    subcommands.add_subcommand(SUBMIT, submit, help=SUBMIT_HELP)
     return parser
 
 
@@ -197,23 +226,51 @@ def add_options(parser: ArgumentParser, command: Command) -> None:
         )
     if command.uses_ray:
         # Suppressed where not given, so that --print_config shows the run and not the machine.
-        address_help = "Ray cluster to join: auto, HOST:PORT or ray://HOST:PORT. Without it one starts on this machine."
+        address_help = (
+            "Ray cluster: auto or HOST:PORT on a node of it; from elsewhere ray://HOST:10001, whose head then runs the "
+            "command while this machine listens, or its job server http://HOST:8265, which needs nobody to listen. "
+            "Without it a Ray starts on this machine."
+        )
+        folder_help = "With ray:// and job servers, the folder of the cluster to run in; by default the one we are in."
         parser.add_argument("--address", type=str, default=argparse.SUPPRESS, help=address_help)
+        parser.add_argument("--job_folder", type=str, default=argparse.SUPPRESS, help=folder_help)
 
 
-def run(command: Command, values: dict[str, Any]) -> None:
-    """Make the config of parsed values, which checks them, and only then start Ray and call the function."""
-    address = values.pop("address", None)
+def run(command: Command, values: dict[str, Any], arguments: Sequence[str], submitted: bool) -> int:
+    """Make the config of parsed values, which checks them, and only then start Ray and call the function.
+
+    Where another machine drives the command, that makes the config: what the values name is there and not here.
+
+    Args:
+        command: what to run.
+        values: of its options, parsed.
+        arguments: as they were given, `submit` left out.
+        submitted: whether it was there.
+
+    Returns:
+        The exit code.
+    """
+    address, folder = values.pop("address", None), values.pop("job_folder", None)
     values.pop("config", None)
-    config = resolve_name(command.config)(**values)
-    function = resolve_name(command.function)
+    if submitted and not command.uses_ray:
+        raise ValueError(f"{SUBMIT}: {arguments[0]} does not need a cluster; run it where its files are")
+    if submitted or (address or "").startswith(JOB_SERVER):
+        from cluster.submit import submit
+
+        return submit(arguments, address, folder)
+    if address is not None and address.startswith(CLIENT):
+        from cluster.client import run_there
+
+        return run_there(arguments, address, folder)
+    config, function = resolve_name(command.config)(**values), resolve_name(command.function)
     if not (command.uses_ray and getattr(config, "uses_ray", True)):
         function(config)
-        return
+        return 0
     from cluster.connect import connect
 
     with connect(address):
         function(config)
+    return 0
 
 
 if __name__ == "__main__":

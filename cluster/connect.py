@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 import ray.data
 
@@ -26,6 +27,8 @@ ENVIRONMENT = {
     # Acknowledges that Ray leaves CUDA_VISIBLE_DEVICES alone for tasks without a GPU, or it warns at every start.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Where addresses have no names, torch warns of it at every connection between workers.
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 
 # The least level that some loggers still say. The first warns of each trial that a sweep stops. The second tells of
@@ -41,12 +44,12 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> Iterator
     """Have Ray running inside the block, and leave it at the end.
 
     A Ray that runs in this process already is used as it is. Otherwise `address`, or else the variable RAY_ADDRESS,
-    names a cluster to join; the packages and this release of Ray must be installed on its nodes. Without an address a
+    names a cluster to join; this package and this release of Ray must be installed on its nodes. Without an address a
     Ray starts on this machine alone and ends with the block. Ray then keeps a token at ~/.ray/auth_token, which no
     other user should read; nodes of a cluster with RAY_AUTH_MODE=token must all hold the same.
 
     Args:
-        address: `auto` for the cluster that runs on this machine, `HOST:PORT`, or `ray://HOST:PORT`.
+        address: `auto` for the cluster that this machine is a node of, or `HOST:PORT`, for a node of that one.
         num_cpus: CPUs that a Ray on this machine alone may use; None for all.
 
     Raises:
@@ -80,13 +83,13 @@ def _start(address: str | None, num_cpus: int | None) -> None:
     }
     try:
         if address is not None and address != "auto":
-            _knock(address)
+            knock(address)
         ray.init(address, runtime_env=workers, logging_level=logging.ERROR, **local)
     except OSError as error:
         raise ValueError(f"address: no Ray cluster answers at {address}: {error}") from error
 
 
-def _knock(address: str) -> None:
+def knock(address: str) -> None:
     """Try the address once, as Ray itself would try a wrong one for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
@@ -97,8 +100,21 @@ def _knock(address: str) -> None:
 def prepare_worker() -> None:
     """Prepare a Ray worker process as `connect` prepares the driver's. Ray calls it when the process starts."""
     quieten()
+    # Workers find each other by the host's name otherwise, which on many machines means 127.0.0.1 or 127.0.1.1.
+    interface = interface_of(ray.util.get_node_ip_address())
+    if interface is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
     # Ray Train looks the cluster up by this variable, and without it fails where two clusters run on one machine.
     os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+
+
+def interface_of(address: str) -> str | None:
+    """Return the name of this machine's network interface that has an IP address."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(entry.address == address for entry in addresses):
+            return name
+    return None
 
 
 def quieten() -> None:

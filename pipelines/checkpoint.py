@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import posixpath
+import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +18,13 @@ from typing import Any
 import ray.train
 import torch
 from pyarrow import fs
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME as REGISTER
 from ray.train.v2._internal.exceptions import CheckpointManagerInitializationError
-from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
+from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
+    CheckpointManager,
+    _CheckpointManagerState,
+    _TrainingResultState,
+)
 
 from lodisc.encoder import Encoder, EncoderConfig
 from lodisc.unpickle import load_plain
@@ -72,11 +80,73 @@ def last_checkpoint(run_dir: str) -> ray.train.Checkpoint | None:
         except CheckpointManagerInitializationError as error:
             # Ray rewrites its register in place: who reads it meanwhile finds half of it.
             if pause is None:
-                raise ValueError(f"{run_dir}: Ray's register of its checkpoints cannot be read: {error}") from error
+                raise ValueError(
+                    f"{run_dir}: Ray's register of its checkpoints cannot be read: {error}. `--resume` repairs it"
+                ) from error
             time.sleep(pause)
         except RuntimeError:
             return None
     raise AssertionError("the last attempt returns or raises")
+
+
+def repair_register(run_dir: str) -> None:
+    """Write Ray's register of a run's checkpoints anew, from the checkpoints, where it cannot be read.
+
+    Ray rewrites it in place: a driver that is killed meanwhile, or a disk that is full, leaves half of it.
+    """
+    filesystem, path = fs.FileSystem.from_uri(run_dir)
+    register = f"{path}/{REGISTER}"
+    if filesystem.get_file_info(register).type != fs.FileType.File:
+        return
+    with filesystem.open_input_stream(register) as stream:
+        if _is_json(stream.read()):
+            return
+    folders = filesystem.get_file_info(fs.FileSelector(path))
+    steps = sorted(item.base_name for item in folders if item.base_name.startswith("step-"))
+    whole = [name for name in steps if _is_whole(filesystem, f"{path}/{name}/{FILE}")]
+    print(
+        f"{run_dir}/{REGISTER} cannot be read, as if it was being written when a process was killed or the disk was "
+        f"full; it is written anew with {', '.join(whole) or 'no checkpoint, as none is whole'}",
+        file=sys.stderr,
+        flush=True,
+    )
+    # Beside it first: it must never again be half of one.
+    with filesystem.open_output_stream(f"{register}.new") as stream:
+        stream.write(_register(whole).encode())
+    filesystem.move(f"{register}.new", register)
+
+
+def _register(names: list[str]) -> str:
+    """Return Ray's register of the checkpoint folders, oldest first."""
+    results = [_TrainingResultState(checkpoint_dir_name=name, metrics={"step": step_of(name)}) for name in names]
+    state = _CheckpointManagerState(
+        checkpoint_results=results,
+        checkpoint_report_indices=list(range(len(names))),
+        latest_checkpoint_result=results[-1] if results else None,
+        pending_training_results=[],
+        pending_validation_specs=[],
+        current_report_index=len(names),
+        validated_checkpoint_dir_names=[],
+        timed_out_validation_checkpoint_dir_names=[],
+        failed_validation_checkpoint_dir_names=[],
+    )
+    return state.model_dump_json()
+
+
+def _is_json(content: bytes) -> bool:
+    try:
+        return isinstance(json.loads(content), dict)
+    except ValueError:
+        return False
+
+
+def _is_whole(filesystem: fs.FileSystem, file: str) -> bool:
+    """Whether a file that torch wrote is there to its end, every checksum right."""
+    try:
+        with filesystem.open_input_file(file) as stream, zipfile.ZipFile(stream) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def find_checkpoint(path: str) -> ray.train.Checkpoint:

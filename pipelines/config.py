@@ -77,20 +77,36 @@ class ComputeConfig:
 
     Attributes:
         workers: training workers; each holds a replica of the model and an equal share of the batch.
+        min_workers: go on with as few as so many while nodes are missing, in equal shares of the same batch; None waits
+            for all.
+        restarts: how often in a row a run that loses workers is taken up again from its last checkpoint without having
+            got any further.
         gpus: whether each worker takes a GPU; None takes one where the cluster has enough.
         cpus_per_worker: CPUs that Ray reserves for each worker; None leaves a share for the data pipeline.
     """
 
     workers: int = 1
+    min_workers: int | None = None
+    restarts: int = 3
     gpus: bool | None = None
     cpus_per_worker: float | None = None
 
     def __post_init__(self) -> None:
         _require(self.workers >= 1, f"compute.workers must be at least 1, got {self.workers}")
         _require(
+            self.min_workers is None or 1 <= self.min_workers <= self.workers,
+            f"compute.min_workers must be from 1 to compute.workers ({self.workers}), got {self.min_workers}",
+        )
+        _require(self.restarts >= 0, f"compute.restarts must be >= 0, got {self.restarts}")
+        _require(
             self.cpus_per_worker is None or self.cpus_per_worker > 0,
             f"compute.cpus_per_worker must be > 0, got {self.cpus_per_worker}",
         )
+
+    def counts(self, batch_size: int) -> list[int]:
+        """Return how many workers a run may have, most first: those numbers that divide the batch."""
+        least = self.min_workers or self.workers
+        return [count for count in range(self.workers, least - 1, -1) if batch_size % count == 0]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,12 +25,13 @@ from pipelines.evaluate import track
 from pipelines.features import extract
 from pipelines.finetune_config import FinetuneConfig
 from pipelines.finetune_loop import FinetuneJob, finetune_worker
+from pipelines.fit import Plans, fit
 from pipelines.ingest import DrawLabelled, ImageStore, SampleOrder, sample_stream, scored_views
 from pipelines.labelled import LabelledImages, load_labelled
-from pipelines.pretrain import fit, open_tracking
+from pipelines.pretrain import open_tracking
 from pipelines.progress import terminal_style
-from pipelines.resources import node_resources, plan_workers
-from pipelines.run_folder import FINISHED, RunFolder, named, open_run
+from pipelines.run_folder import FINISHED, RunFolder, claimed, named, open_run
+from pipelines.shared_storage import require_shared
 from pipelines.sources import fingerprint
 
 WEIGHTS, ABOUT, SCORES = "classifier.safetensors", "classifier.json", "scores.json"
@@ -93,8 +94,14 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     config = named(config, "finetune")
     if "://" not in config.checkpoint:
         config = replace(config, checkpoint=str(Path(config.checkpoint).absolute()))
+    with claimed(config):
+        return _finetune(config)
+
+
+def _finetune(config: FinetuneConfig) -> FinetuneResult:
     folder = open_run(config)
-    scaling = plan_workers(config.compute, node_resources())
+    plans = Plans(config.compute, config.batch_size)
+    require_shared(config.storage)
     _, about = load_encoder(config.checkpoint)
     encoder = EncoderConfig(**{**about["config"]["encoder"], "weights": "random"})
     task = load_task(config)
@@ -106,11 +113,11 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     }
     run = open_tracking(config, folder, prints)
     job = FinetuneJob(
-        config, len(task.classes), float(task.held_out.mean()), order.steps_per_epoch, run, terminal_style()
+        config, len(task.classes), float(task.held_out.mean()), order.steps_per_epoch, run, folder, terminal_style()
     )
     if folder.finished_steps() < job.total_steps:
         datasets = {"views": _views(job, folder, task, order, encoder), **_scored(config, task, encoder)}
-        fit(finetune_worker, job, run, folder, datasets, scaling, KEPT)
+        fit(finetune_worker, job, folder, datasets, plans, KEPT)
     else:  # It was interrupted between its last step and its scores.
         tracking.finish_run(run, "FINISHED")
     return _finish(config, folder, run, task, encoder)
@@ -164,7 +171,8 @@ def _views(
     view = CropAndFlip(job.config.crop_scale, encoder.image_size)
     store, targets = ImageStore.from_dataset(task.training.dataset), task.training.targets(task.classes)
     draw = DrawLabelled(store, order, targets, task.held_out, view)
-    return lambda: sample_stream(draw, folder.finished_steps(), job.total_steps, job.config.compute.workers)
+    counts = job.config.compute.counts(job.config.batch_size)
+    return lambda: sample_stream(draw, folder.finished_steps(), job.total_steps, counts)
 
 
 def _scored(config: FinetuneConfig, task: Task, encoder: EncoderConfig) -> dict[str, ray.data.Dataset]:

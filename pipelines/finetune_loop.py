@@ -21,9 +21,11 @@ from lodisc.views import normalise
 from pipelines.checkpoint import load_encoder, read_state
 from pipelines.config import to_dict
 from pipelines.finetune_config import FULL_WARMUP, FinetuneConfig
+from pipelines.leave import Summons
 from pipelines.precision import autocast, resolve_precision
 from pipelines.progress import Progress, Style
 from pipelines.resources import use_worker_cpus
+from pipelines.run_folder import RunFolder
 from pipelines.throughput import Throughput
 from pipelines.tracking import RunHandle, Tracker
 from pipelines.train_loop import NonFiniteLossError, report_checkpoint, synchronised
@@ -41,6 +43,7 @@ class FinetuneJob:
         held_out: the share of the training images by which a learning rate is chosen; 0 where there is only one.
         steps_per_epoch: whole batches in the training images.
         run: the MLflow run that the first worker writes to.
+        folder: of the run.
         progress: how the user is shown where the run is.
     """
 
@@ -49,6 +52,7 @@ class FinetuneJob:
     held_out: float
     steps_per_epoch: int
     run: RunHandle
+    folder: RunFolder
     progress: Style
 
     @property
@@ -61,24 +65,41 @@ class FinetuneJob:
         return len(self.config.rates) > 1
 
 
-def finetune_worker(loop_config: dict[str, Any]) -> None:
-    """Train from the last registered checkpoint, or from the pretrained encoder, to the last step."""
+def finetune_worker(loop_config: dict[str, Any]) -> str | None:
+    """Train from the last registered checkpoint, or from the pretrained encoder, to the last step.
+
+    Returns:
+        What is wrong where training diverged.
+    """
     job: FinetuneJob = loop_config["job"]
+    try:
+        _finetune(job)
+    except NonFiniteLossError as error:
+        return str(error)
+    return None
+
+
+def _finetune(job: FinetuneJob) -> None:
     device = ray.train.torch.get_device()
     use_worker_cpus(job.config.compute, device)
     learner = ClassifierLearner(job, device)
     scorer = Scorer(learner)
-    with FinetuneWatcher(job, learner.step) if rank() == 0 else nullcontext() as watcher:
+    watching = FinetuneWatcher(job, learner.step) if rank() == 0 else nullcontext()
+    with watching as watcher, Summons(job.folder, device) as summons:
         for batch in learner.batches():
             means = synchronised(learner.train_step(batch))
             if watcher:
                 watcher.log(learner.step, means)
-            if learner.step % job.steps_per_epoch == 0:
-                scores = scorer.scores()
-                if watcher:
-                    watcher.log_scores(learner.step, scores, job.config.rates[learner.chosen])
+            ends_epoch = learner.step % job.steps_per_epoch == 0
+            scores = scorer.scores() if ends_epoch else {}
+            if watcher and ends_epoch:
+                watcher.log_scores(learner.step, scores, job.config.rates[learner.chosen])
+            leaves = summons.heard() and learner.step < job.total_steps
+            if leaves or ends_epoch:
                 epoch = learner.step / job.steps_per_epoch
                 report_checkpoint(learner.state, {"step": learner.step, "epoch": epoch, **scores})
+            if leaves:
+                return
 
 
 class ClassifierLearner:
@@ -163,7 +184,7 @@ class ClassifierLearner:
 
     def _require_finite(self, losses: Tensor) -> None:
         """Refuse an encoder that diverges; of classifiers beside each other some may, as long as one does not."""
-        finite = torch.isfinite(losses.detach())
+        finite = torch.isfinite(average(losses.detach()))  # so that all workers end here or none does
         if not self.model.frozen:
             gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
             finite &= torch.isfinite(torch.nn.utils.get_total_norm(gradients))

@@ -111,7 +111,7 @@ def _stream(images: RunImages, config: PretrainConfig) -> Callable[[int], ray.da
     order = sample_order(images.training, config)
     draw = DrawViews(ImageStore.from_dataset(images.training), order, config.views, config.encoder.image_size)
     total = config.optim.epochs * order.steps_per_epoch
-    return lambda start: sample_stream(draw, start, total, config.compute.workers)
+    return lambda start: sample_stream(draw, start, total, config.compute.counts(config.optim.batch_size))
 
 
 def _decode(
@@ -128,4 +128,5 @@ def _decoding(config: PretrainConfig) -> Hashable:
 
 def _drawing(config: PretrainConfig) -> Hashable:
     optim = config.optim
-    return config.views, config.encoder.image_size, config.seed, optim.batch_size, optim.epochs, config.compute.workers
+    counts = tuple(config.compute.counts(optim.batch_size))
+    return config.views, config.encoder.image_size, config.seed, optim.batch_size, optim.epochs, counts

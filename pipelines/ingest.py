@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Protocol
@@ -23,6 +23,7 @@ import torch
 
 from lodisc.views import CropAndFlip, TwoViews, ViewConfig, eval_view
 from pipelines.decode import decode_image, load_image, open_image, upright_size
+from pipelines.resources import ON_INGEST_NODES
 from pipelines.seeds import seed_of
 
 MAX_CHUNK = 32
@@ -187,19 +188,26 @@ def _give_way() -> None:
     psutil.Process().nice(LOW_PRIORITY)
 
 
-def sample_stream(draw: Draw, start_step: int, total_steps: int, workers: int) -> ray.data.Dataset:
-    """Return the samples of steps start_step to total_steps as a lazy dataset, for `streaming_split` over `workers`.
+def sample_stream(draw: Draw, start_step: int, total_steps: int, counts: Sequence[int]) -> ray.data.Dataset:
+    """Return the samples of steps start_step to total_steps as a lazy dataset, for `streaming_split`.
 
     Every block is a chunk of samples, a divisor of a worker's share of the batch. Ray deals ordered blocks of equal
     size to the workers in turn, so each step's blocks are together that step's global batch.
+
+    Args:
+        draw: what a sample shows.
+        start_step, total_steps: of the run.
+        counts: of workers that may share the stream; each divides the batch.
     """
     batch_size = draw.order.batch_size
-    chunk = _largest_divisor(batch_size // workers, MAX_CHUNK)
+    chunk = _largest_divisor(batch_size // math.lcm(*counts), MAX_CHUNK)
     first, count = start_step * batch_size, (total_steps - start_step) * batch_size
     chunks = ray.data.range(count // chunk, override_num_blocks=math.ceil(count / SAMPLES_PER_TASK))
     # A task hands each chunk on as soon as it is drawn: what it returns at a time is a block if it is no smaller.
     chunks.context.target_max_block_size = chunk * draw.sample_bytes
-    return chunks.map_batches(lambda batch: draw(first + int(batch["id"][0]) * chunk + np.arange(chunk)), batch_size=1)
+    return chunks.map_batches(
+        lambda batch: draw(first + int(batch["id"][0]) * chunk + np.arange(chunk)), batch_size=1, **ON_INGEST_NODES
+    )
 
 
 def _largest_divisor(number: int, limit: int) -> int:

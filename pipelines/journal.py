@@ -6,6 +6,7 @@ training time nor points, and a killed process leaves behind what it had not sen
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -70,8 +71,13 @@ class Journal:
         Raises:
             OSError: the disk refuses it.
         """
+        line = json.dumps(entry).encode() + b"\n"
         with self._appending:
-            self._file.write(json.dumps(entry).encode() + b"\n")
+            # A disk that is nearly full takes a part of it, and says nothing.
+            written = self._file.write(line)
+            if written != len(line):
+                os.truncate(self.path, self.path.stat().st_size - (written or 0))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def has_unsent(self) -> bool:
         return self.path.exists() and self.path.stat().st_size > self._sent_bytes

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import ray
-import ray.data
 import ray.train
-from ray.train.torch import TorchTrainer
 
 from pipelines import tracking
 from pipelines.checkpoint import load_encoder
 from pipelines.config import PretrainConfig, to_dict
+from pipelines.fit import Plans, fit
 from pipelines.images import RunImages, images_for, load_images, sample_order, views_from_last_checkpoint
 from pipelines.profile import WARM_UP
 from pipelines.progress import Style, terminal_style
-from pipelines.resources import node_resources, plan_workers
-from pipelines.run_folder import FINISHED, NamedConfig, RunFolder, named, open_run
-from pipelines.train_loop import NonFiniteLossError, TrainJob, train_worker
+from pipelines.run_folder import FINISHED, NamedConfig, RunFolder, claimed, named, open_run
+from pipelines.shared_storage import require_shared
+from pipelines.train_loop import TrainJob, train_worker
 
 
 @dataclass(frozen=True)
@@ -63,18 +61,30 @@ def pretrain(
     Raises:
         ValueError: the name is in use, the images cannot be read, or the cluster is too small for the workers.
         NonFiniteLossError: training diverged.
+        CalledAwayError: the process was told to end by SIGTERM.
     """
     config = named(config)
+    with claimed(config):
+        return _pretrain(config, images, parent_run_id, callbacks)
+
+
+def _pretrain(
+    config: PretrainConfig,
+    images: RunImages | None,
+    parent_run_id: str | None,
+    callbacks: Sequence[ray.train.UserCallback],
+) -> PretrainResult:
     folder = open_run(config)
-    scaling = plan_workers(config.compute, node_resources())
+    plans = Plans(config.compute, config.optim.batch_size)
+    require_shared(config.storage)
     images = load_images(config) if images is None else images_for(images, config)
     steps_per_epoch = sample_order(images.training, config).steps_per_epoch
     _refuse_long_profile(config, steps_per_epoch * config.optim.epochs - folder.finished_steps())
     datasets = {"views": views_from_last_checkpoint(config, folder, images), **images.decoded}
     run = open_tracking(config, folder, images.fingerprints, parent_run_id)
     style: Style = "nothing" if parent_run_id else terminal_style()
-    job = TrainJob(config, steps_per_epoch, run, style)
-    result = fit(train_worker, job, run, folder, datasets, scaling, config.checkpoint.keep, callbacks)
+    job = TrainJob(config, steps_per_epoch, run, folder, style)
+    result = fit(train_worker, job, folder, datasets, plans, config.checkpoint.keep, callbacks)
     assert result.checkpoint is not None, "the last step saves a checkpoint"
     done = PretrainResult(
         checkpoint=result.checkpoint.path,
@@ -118,69 +128,8 @@ def open_tracking(
     return run
 
 
-def fit(
-    worker: Callable[[dict[str, Any]], None],
-    job: Any,
-    run: tracking.RunHandle,
-    folder: RunFolder,
-    datasets: dict[str, Any],
-    scaling: ray.train.ScalingConfig,
-    keep: int,
-    callbacks: Sequence[ray.train.UserCallback] = (),
-) -> ray.train.Result:
-    """Run the workers to the end and record in MLflow how it ended.
-
-    Args:
-        worker: what each worker runs; it is given {"job": job}.
-        job: what the driver hands to every worker.
-        run: the MLflow run.
-        folder: of the run.
-        datasets: by the name that workers ask for; "views" is split among them.
-        scaling: the workers' placement.
-        keep: how many checkpoints stay on disk.
-        callbacks: told of every checkpoint.
-    """
-    options = ray.data.ExecutionOptions(preserve_order=True)
-    trainer = TorchTrainer(
-        worker,
-        train_loop_config={"job": job},
-        scaling_config=scaling,
-        datasets=datasets,
-        dataset_config=ray.train.DataConfig(datasets_to_split=["views"], execution_options=options),
-        run_config=ray.train.RunConfig(
-            name=folder.name,
-            storage_path=folder.storage,
-            callbacks=list(callbacks),  # type: ignore[arg-type]  # of Train V2
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=keep),
-            logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # of Train V2
-        ),
-    )
-    status = "FAILED"
-    try:
-        result = trainer.fit()
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    except ray.train.WorkerGroupError as error:
-        divergence = _divergence(error)
-        if divergence is None:
-            raise
-        raise divergence from error
-    finally:
-        tracking.finish_run(run, status)
-    return result
-
-
 def keep_encoder(run: tracking.RunHandle, run_dir: str) -> None:
     """Log the encoder of a run's last checkpoint to MLflow as a model that can be registered and served."""
     encoder, about = load_encoder(run_dir)
     size = about["config"]["encoder"]["image_size"]
     tracking.log_encoder(run, encoder, np.zeros((2, 3, size, size), dtype=np.float32), step=about["step"])
-
-
-def _divergence(error: ray.train.WorkerGroupError) -> NonFiniteLossError | None:
-    """Return a worker's own error, which speaks for itself, if it is that training diverged."""
-    # Ray passes on the text of a worker's error; the exception itself does not survive the way.
-    _, found, said = str(error).rpartition(f"{NonFiniteLossError.__name__}: ")
-    return NonFiniteLossError(said.strip().splitlines()[0]) if found else None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import ray
 import ray.train
@@ -11,8 +13,13 @@ import torch
 
 from pipelines.config import ComputeConfig
 
+# The label of nodes that are there to draw views. Training stays off them; views are drawn on other nodes only with
+# CPUs that these have to spare. A group of nodes to come has no labels yet, and goes by its name.
+INGEST = "ingest"
+ON_INGEST_NODES: dict[str, Any] = {"label_selector": {INGEST: "true"}, "fallback_strategy": [{"label_selector": {}}]}
 DATA_SHARE = 0.25
 LEAST = 0.02  # CPUs of a worker
+MOST_TO_COME = 512  # nodes of a group without a limit
 ROUNDING = 1e-9
 
 
@@ -24,15 +31,77 @@ def node_resources() -> Nodes:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def training_nodes() -> tuple[Nodes, float]:
+    """Return the resources of the nodes that may train, and the CPUs of those that are there to draw views.
+
+    Nodes that an autoscaler would add count as if they were there.
+    """
+    named = [(draws_views(node), node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    named += _nodes_to_come([resources for _, resources in named])
+    ingest = [resources for draws, resources in named if draws]
+    return [resources for draws, resources in named if not draws], total(ingest, "CPU")
+
+
+def draws_views(node: Mapping[str, Any]) -> bool:
+    """Whether a node, as `ray.nodes` gives it, is there to draw views."""
+    return bool(node["Labels"].get(INGEST) == "true")
+
+
+def _nodes_to_come(present: Nodes) -> list[tuple[bool, Mapping[str, float]]]:
+    if ray.util.client.ray.is_connected():
+        return []  # The autoscaler's plans are not told to a client.
+    config = ray._private.state.state.get_cluster_config()
+    coming: list[tuple[bool, Mapping[str, float]]] = []
+    for group in config.node_group_configs if config else ():
+        shape = {name: float(count) for name, count in group.resources.items()}
+        there = sum(all(node.get(name) == shape.get(name) for name in ("CPU", "GPU")) for node in present)
+        limit = MOST_TO_COME if group.max_count < 0 else group.max_count
+        coming += [(group.name == INGEST, shape)] * (limit - there)
+    return coming
+
+
 def total(nodes: Nodes, resource: str) -> float:
     return sum(node.get(resource, 0.0) for node in nodes)
 
 
-def plan_workers(compute: ComputeConfig, nodes: Nodes) -> ray.train.ScalingConfig:
+@dataclass(frozen=True)
+class Placement:
+    """Where training workers go.
+
+    Attributes:
+        workers: how many.
+        resources: of each.
+        off_ingest: whether they keep off nodes that are there to draw views.
+    """
+
+    workers: int
+    resources: dict[str, float]
+    off_ingest: bool = False
+
+    @property
+    def use_gpu(self) -> bool:
+        return "GPU" in self.resources
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Return which nodes they may go to."""
+        return {INGEST: "!true"} if self.off_ingest else {}
+
+    def __str__(self) -> str:
+        each = " and ".join(f"{count:g} {name}" for name, count in self.resources.items())
+        return f"{self.workers} workers of {each}"
+
+
+def plan_workers(compute: ComputeConfig, nodes: Nodes, ingest_cpus: float = 0.0) -> Placement:
     """Return the training workers' placement on a cluster of `nodes`.
 
     Workers that took every CPU would wait for ever for images that no CPU is left to decode, and so would a worker that
     is larger than any node: both are refused.
+
+    Args:
+        compute: of the run.
+        nodes: the resources of each node that may train.
+        ingest_cpus: CPUs of nodes that only draw views; with any, workers may take every CPU of the others.
 
     Raises:
         ValueError: the workers do not fit on the nodes beside one CPU of data work.
@@ -41,34 +110,36 @@ def plan_workers(compute: ComputeConfig, nodes: Nodes) -> ray.train.ScalingConfi
     use_gpu = gpus >= compute.workers if compute.gpus is None else compute.gpus
     if use_gpu and gpus < compute.workers:
         raise ValueError(f"compute.gpus: {compute.workers} workers need a GPU each, the cluster has {gpus:g}")
-    each = compute.cpus_per_worker or worker_cpus(compute.workers, use_gpu, nodes)
-    if each <= 0 or not fit(each, compute.workers, use_gpu, nodes):
+    spared = 0.0 if ingest_cpus >= 1 else 1.0
+    each = compute.cpus_per_worker or worker_cpus(compute.workers, use_gpu, nodes, spared)
+    if each <= 0 or not fit(each, compute.workers, use_gpu, nodes, spared):
         size = f" of {each:g} CPUs" if each > 0 else ""
         raise ValueError(
             f"compute: {compute.workers} workers{size} do not fit on the cluster's {len(nodes)} nodes ({cpus:g} CPUs) "
-            "with a CPU left for decoding images; lower compute.workers or compute.cpus_per_worker, or add CPUs"
+            f"{'with a CPU left for decoding images' if spared else 'beside those that draw views'}; lower "
+            "compute.workers or compute.cpus_per_worker, or add CPUs"
         )
     resources = {"CPU": each, **({"GPU": 1.0} if use_gpu else {})}
-    return ray.train.ScalingConfig(num_workers=compute.workers, use_gpu=use_gpu, resources_per_worker=resources)
+    return Placement(compute.workers, resources, off_ingest=ingest_cpus > 0)
 
 
-def worker_cpus(workers: int, use_gpu: bool, nodes: Nodes) -> float:
+def worker_cpus(workers: int, use_gpu: bool, nodes: Nodes, spared: float = 1.0) -> float:
     """Return the CPUs to reserve for each of `workers`: an equal share of three quarters of them, one beside a GPU.
 
     It is less where the nodes do not hold workers so large, and 0 where they do not fit at all. From one CPU on it is a
-    whole number.
+    whole number. Where no CPU needs to be spared for data work, an equal share of all.
     """
     cpus = total(nodes, "CPU")
-    share = (cpus - max(1.0, cpus * DATA_SHARE)) / workers
+    share = (cpus - max(1.0, cpus * DATA_SHARE) if spared else cpus) / workers
     wanted = min(1.0, share) if use_gpu else share
-    rooms = {room for node in nodes for room in (node.get("CPU", 0.0), node.get("CPU", 0.0) - 1)}
+    rooms = {room for node in nodes for room in (node.get("CPU", 0.0), node.get("CPU", 0.0) - spared)}
     parts = (room / count for room in rooms for count in range(1, workers + 1))
     sizes = {_rounded(size) for size in (wanted, *parts) if size <= wanted}
-    return max((size for size in sizes if size > 0 and fit(size, workers, use_gpu, nodes)), default=0.0)
+    return max((size for size in sizes if size > 0 and fit(size, workers, use_gpu, nodes, spared)), default=0.0)
 
 
-def fit(cpus: float, workers: int, use_gpu: bool, nodes: Nodes) -> bool:
-    """Whether the nodes hold so many workers, and wherever Ray places them some node has a CPU left for data work."""
+def fit(cpus: float, workers: int, use_gpu: bool, nodes: Nodes, spared: float = 1.0) -> bool:
+    """Whether the nodes hold so many workers, and wherever Ray places them some node has `spared` CPUs left, 0 or 1."""
     places = 0
     filled = 0  # workers that it takes to leave less than a CPU on every node
     for node in nodes:
@@ -78,7 +149,7 @@ def fit(cpus: float, workers: int, use_gpu: bool, nodes: Nodes) -> bool:
         if size >= 1:
             needed = int((size - 1) / cpus + ROUNDING) + 1
             filled += needed if needed <= held else workers + 1
-    return workers <= places and workers < filled
+    return workers <= places and (not spared or workers < filled)
 
 
 def _rounded(cpus: float) -> float:

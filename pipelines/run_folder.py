@@ -14,7 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 from pyarrow import fs
 
-from pipelines.checkpoint import last_checkpoint, step_of
+from pipelines.checkpoint import last_checkpoint, repair_register, step_of
 from pipelines.config import to_dict
 from pipelines.tracking import flatten
 
@@ -68,6 +68,17 @@ class RunFolder:
         filesystem.create_dir(path)
         with filesystem.open_output_stream(f"{path}/{name}") as stream:
             stream.write(content.encode() if isinstance(content, str) else content)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, where there is one."""
+        filesystem, path = fs.FileSystem.from_uri(self.path)
+        if self.has(name):
+            filesystem.delete_file(f"{path}/{name}")
+
+    def remove_all(self) -> None:
+        """Remove the folder and all that is in it."""
+        filesystem, path = fs.FileSystem.from_uri(self.path)
+        filesystem.delete_dir(path)
 
     def folders(self) -> list[str]:
         """Return the names of the folders in it."""
@@ -137,6 +148,7 @@ def open_run(config: NamedConfig) -> RunFolder:
     if folder.has(FINISHED):
         raise ValueError(f"resume: the run {config.name!r} in {config.storage} is finished")
     if config.resume:
+        repair_register(folder.path)
         _refuse_changes(yaml.safe_load(folder.read("config.yaml")), to_dict(config))
     return folder
 

@@ -175,6 +175,19 @@ def fingerprint(text: str) -> str:
     return hashlib.sha256(listing + (source.split or "").encode()).hexdigest()[:16]
 
 
+def size_of(text: str) -> int:
+    """Return the bytes of a source's encoded images, or of its shards.
+
+    Raises:
+        ValueError: there is no such source.
+    """
+    source = find_source(text)
+    if source.kind != "list":
+        return sum(info.size for info in _files_of(source))
+    infos = source.filesystem.get_file_info(list_images(source)["path"].to_pylist())
+    return sum(info.size or 0 for info in infos)
+
+
 def _files_of(source: Source) -> list[fs.FileInfo]:
     if source.files:
         infos = source.filesystem.get_file_info(list(source.files))

@@ -110,7 +110,7 @@ def create_run(
     from mlflow.exceptions import MlflowException
 
     _replay_leftovers(storage)
-    uri = _store_uri(config, storage)
+    uri = store_uri(config, storage)
     all_tags = _provenance() | dict(tags or {}) | {"mlflow.runName": name}
     if parent_run_id:
         all_tags["mlflow.parentRunId"] = parent_run_id
@@ -204,7 +204,8 @@ class Tracker:
     def __init__(self, handle: RunHandle) -> None:
         self._handle = handle
         self._journal = _open_journal(handle)
-        self._disk_failed = False
+        self._unwritten: list[Entry] = []
+        self._writing = threading.Lock()
         self._wake, self._closing = threading.Event(), threading.Event()
         self._sender = threading.Thread(target=self._send, name="tracking", daemon=True)
         self._sampler = threading.Thread(target=self._sample, name="system-metrics", daemon=True)
@@ -235,6 +236,7 @@ class Tracker:
         """Send the rest, for at most 20 seconds; say where the buffer lies if the store does not take it."""
         if self._closing.is_set():
             return
+        self._append()
         self._closing.set()
         self._wake.set()
         self._sampler.join(CLOSE_SECONDS)
@@ -250,21 +252,24 @@ class Tracker:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
         except OSError as error:
-            self._say_disk(error)
+            _say(f"{file} cannot be written ({error}); the run lacks it")
         else:
             self._append({"artifact": name})
 
-    def _append(self, entry: Entry) -> None:
-        try:
-            self._journal.append(entry)
-        except OSError as error:
-            self._say_disk(error)
+    def _append(self, *entries: Entry) -> None:
+        """Write entries to the journal, behind those that it did not take before."""
+        with self._writing:
+            waited = bool(self._unwritten)
+            self._unwritten += entries
+            try:
+                while self._unwritten:
+                    self._journal.append(self._unwritten[0])
+                    self._unwritten.pop(0)
+            except OSError as error:
+                if not waited:
+                    path = self._handle.buffer_path
+                    _say(f"{path} cannot be written ({error}); training goes on, what it tells waits in memory")
         self._wake.set()
-
-    def _say_disk(self, error: OSError) -> None:
-        if not self._disk_failed:
-            _say(f"{self._handle.buffer_path} cannot be written ({error}); training goes on, its curves have gaps")
-        self._disk_failed = True
 
     def _send(self) -> None:
         """Send whenever there is something, with pauses after failures."""
@@ -336,7 +341,7 @@ def find_run(config: TrackingConfig, storage: str, name: str, tag: str) -> tuple
     """
     from mlflow.exceptions import MlflowException
 
-    uri = _store_uri(config, storage)
+    uri = store_uri(config, storage)
     if is_missing(uri):
         field, place = ("storage", storage) if config.uri is None else ("tracking.uri", uri)
         raise ValueError(f"{field}: there is no MLflow store in {place}")
@@ -393,7 +398,7 @@ def _open_journal(handle: RunHandle) -> Journal:
     return Journal(Path(handle.buffer_path), open_client(handle.uri), handle.run_id)
 
 
-def _store_uri(config: TrackingConfig, storage: str) -> str:
+def store_uri(config: TrackingConfig, storage: str) -> str:
     """Return the store's address in a form that holds in any working directory."""
     if config.uri is None:
         database = local_database(storage)

@@ -20,9 +20,11 @@ from lodisc.views import normalise
 from pipelines.checkpoint import directory_name, read_state, written_checkpoint
 from pipelines.config import PretrainConfig, to_dict
 from pipelines.ingest import training_batches
+from pipelines.leave import Summons
 from pipelines.precision import autocast, resolve_precision
 from pipelines.progress import Style
 from pipelines.resources import use_worker_cpus
+from pipelines.run_folder import RunFolder
 from pipelines.seeds import seed_of
 from pipelines.stopwatch import Stopwatch
 from pipelines.tracking import RunHandle
@@ -41,12 +43,14 @@ class TrainJob:
         config: of the run.
         steps_per_epoch: whole batches in the training images.
         run: the MLflow run that the first worker writes to.
+        folder: of the run.
         progress: how the user is shown where the run is.
     """
 
     config: PretrainConfig
     steps_per_epoch: int
     run: RunHandle
+    folder: RunFolder
     progress: Style
 
     @property
@@ -66,13 +70,25 @@ class TrainJob:
         return step % every == 0 or step == self.total_steps
 
 
-def train_worker(loop_config: dict[str, Any]) -> None:
-    """Train from the last registered checkpoint, or from the initial weights, to the last step."""
+def train_worker(loop_config: dict[str, Any]) -> str | None:
+    """Train from the last registered checkpoint, or from the initial weights, to the last step.
+
+    Returns:
+        What is wrong where training diverged. Raised, it would be one failure among those of machines and networks.
+    """
     job: TrainJob = loop_config["job"]
+    try:
+        _train(job)
+    except NonFiniteLossError as error:
+        return str(error)
+    return None
+
+
+def _train(job: TrainJob) -> None:
     device = ray.train.torch.get_device()
     use_worker_cpus(job.config.compute, device)
     learner = Learner(job, device)
-    with Watcher(job, learner) if rank() == 0 else nullcontext() as watcher:
+    with Watcher(job, learner) if rank() == 0 else nullcontext() as watcher, Summons(job.folder, device) as summons:
         if watcher and learner.step == 0:
             watcher.look()
         for view1, view2 in learner.batches():
@@ -83,12 +99,15 @@ def train_worker(loop_config: dict[str, Any]) -> None:
                     if watcher:
                         watcher.log(means)
             scores = watcher.look() if watcher and job.watches_at(learner.step) else {}
-            if job.saves_at(learner.step):
+            leaves = summons.heard() and learner.step < job.total_steps
+            if leaves or job.saves_at(learner.step):
                 with learner.stopwatch.phase("report"):
                     epoch = learner.step / job.steps_per_epoch
                     report_checkpoint(learner.state, {"step": learner.step, "epoch": epoch, **scores})
             if watcher:
                 watcher.end_step()
+            if leaves:
+                return
 
 
 class Learner:
@@ -185,7 +204,8 @@ class Learner:
         return metrics | {"gradient/norm": norm} | {k: torch.tensor(v, device=self.device) for k, v in schedule.items()}
 
     def _require_finite(self, loss: Tensor, norm: Tensor) -> None:
-        if torch.isfinite(loss.detach() + norm):
+        # The gradient is the same on all workers, so all end here or none does; a loss that is no number makes it one.
+        if torch.isfinite(norm):
             return
         raise NonFiniteLossError(
             f"step {self.step}: loss {loss.item():g}, gradient norm {norm.item():g}. The last checkpoint is from "

@@ -41,6 +41,8 @@ class Watcher:
         self.throughput = Throughput(job.config.optim.batch_size, peak_flops(learner.device, learner.dtype))
         done, profiled = learner.step, job.config.profile
         self.trace = StepTrace(profiled, done, self.tracker, self.progress.say) if profiled else None
+        if done:
+            self.progress.say(f"from the checkpoint of step {done}")
         self.gallery = ray.train.get_dataset_shard("gallery")
         self.held_out = ray.train.get_dataset_shard("held_out") if job.config.data.eval_images else None
 

@@ -54,16 +54,20 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
     """
 
     def make(classes: int = 2, per_class: int = 8, size: int = 48) -> Path:
-        root = tmp_path_factory.mktemp("images")
-        random = np.random.default_rng(0)
-        for label in range(classes):
-            folder = root / f"class-{label}"
-            folder.mkdir()
-            for number in range(per_class):
-                draw_shape(label, size, random).save(folder / f"{number:03d}.jpg", quality=90)
-        return root
+        return make_images(tmp_path_factory.mktemp("images"), classes, per_class, size)
 
     return make
+
+
+def make_images(root: Path, classes: int = 2, per_class: int = 8, size: int = 48) -> Path:
+    """Write the images of `image_folder` to a folder, and return it."""
+    random = np.random.default_rng(0)
+    for label in range(classes):
+        folder = root / f"class-{label}"
+        folder.mkdir(parents=True)
+        for number in range(per_class):
+            draw_shape(label, size, random).save(folder / f"{number:03d}.jpg", quality=90)
+    return root
 
 
 def draw_shape(label: int, size: int, random: np.random.Generator) -> Image.Image:

@@ -58,7 +58,7 @@ def test_every_command_is_there_and_explains_its_options(name: str, capsys: pyte
     assert text.startswith(f"usage: lodisc {' '.join(words)} ")
     assert printed(capsys, *words, "--help") == text
     assert all(field.upper() in text for field in COMMANDS[name].positional)
-    assert ("--address" in text) == COMMANDS[name].uses_ray
+    assert ("--job_folder" in text) == COMMANDS[name].uses_ray
     assert ("--config" in text) == (COMMANDS[name].recipes is not None)
 
 
@@ -105,6 +105,36 @@ def test_the_printed_config_reads_back(tmp_path: Path, capsys: pytest.CaptureFix
 )
 def test_bad_options_are_refused_by_name(arguments: list[str], names: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert names in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["submit", *PRETRAIN, "--model.temperature", "-1"], "model.temperature"),
+        (["submit", *PRETRAIN, "--address", "auto"], "address: jobs are submitted to a job server"),
+        (["submit", *PRETRAIN, "--address", "http://127.0.0.1:9"], "http://127.0.0.1:9 does not take the job"),
+        ([*PRETRAIN, "--address", "http://127.0.0.1:9"], "http://127.0.0.1:9 does not take the job"),
+        ([*PRETRAIN, "--address", "ray://127.0.0.1:9"], "no Ray cluster answers at ray://127.0.0.1:9"),
+        (["submit", "leave"], "submit: leave does not need a cluster"),
+        (["submit", "search", "embeddings", "--image", "a.jpg"], "submit: search does not need a cluster"),
+        (["leave", "--within", "0"], "within must be at least 1 second"),
+    ],
+)
+def test_what_cannot_be_submitted_is_refused_here(
+    arguments: list[str], names: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert names in refused(capsys, *arguments)
+
+
+def test_submit_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "usage: lodisc submit COMMAND" in printed(capsys, "submit", "--help")
+    assert "    submit " in printed(capsys, "--help")
+
+
+def test_doctor_takes_what_pretrain_takes_and_needs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "data: null" in printed(capsys, "doctor", "--print_config")
+    ours = printed(capsys, "doctor", *PRETRAIN[1:], "--print_config")
+    assert ours == printed(capsys, *PRETRAIN, "--print_config")
 
 
 def test_a_sweep_reads_back_as_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,20 +17,21 @@ from typing import Self
 
 REPOSITORY = Path(__file__).parents[2]
 START_SECONDS = 120.0
-SERVE = "import sys; from pipelines.ui import UIConfig, ui; ui(UIConfig(storage=sys.argv[1], port=int(sys.argv[2])))"
+SERVE = "import sys; from pipelines.ui import UIConfig, ui; ui(UIConfig(**eval(sys.argv[1])))"
 
 
 class Server:
     """The `lodisc ui` of a storage, answering while the context is open."""
 
-    def __init__(self, storage: Path, port: int | None = None) -> None:
-        self.storage, self.port = storage, port or free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
+    def __init__(self, storage: Path, port: int | None = None, host: str = "127.0.0.1") -> None:
+        self.storage, self.port, self.host = storage, port or free_port(), host
+        self.uri = f"http://{host}:{self.port}"
 
     def __enter__(self) -> Self:
         self._log = tempfile.TemporaryFile()
+        options = {"storage": str(self.storage), "port": self.port, "host": self.host}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, str(self.storage), str(self.port)],
+            [sys.executable, "-c", SERVE, repr(options)],
             env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
             cwd=self.storage,
             stdout=self._log,

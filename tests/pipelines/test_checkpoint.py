@@ -15,6 +15,7 @@ from pipelines.checkpoint import (
     last_checkpoint,
     load_encoder,
     read_state,
+    repair_register,
     weights_fingerprint,
 )
 from tests.pipelines.checkpoints import write_checkpoint
@@ -40,6 +41,35 @@ def test_a_damaged_register_is_named(tmp_path: Path) -> None:
     (tmp_path / REGISTER).write_text('{"checkpoint_results": [')
     with pytest.raises(ValueError, match=str(tmp_path)):
         last_checkpoint(str(tmp_path))
+
+
+def test_a_damaged_register_is_written_anew_with_the_whole_checkpoints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A checkpoint that lacks its end, or some of its middle, is none; what Ray reads then is the last whole one."""
+    for step in (7, 14, 21, 28):
+        write_checkpoint(tmp_path / f"step-{step:08d}")
+    cut, holed = (tmp_path / f"step-{step:08d}" / FILE for step in (28, 21))
+    cut.write_bytes(cut.read_bytes()[:-100])
+    content = bytearray(holed.read_bytes())
+    content[len(content) // 2] ^= 1
+    holed.write_bytes(content)
+    (tmp_path / "step-00000035").mkdir()
+    (tmp_path / REGISTER).write_text('{"checkpoint_results": [')
+    repair_register(str(tmp_path))
+    last = last_checkpoint(str(tmp_path))
+    assert last is not None and last.path == str(tmp_path / "step-00000014")
+    assert "written anew with step-00000007, step-00000014" in capsys.readouterr().err
+    repair_register(str(tmp_path))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_damaged_register_without_a_whole_checkpoint_begins_anew(tmp_path: Path) -> None:
+    repair_register(str(tmp_path))
+    assert not (tmp_path / REGISTER).exists()
+    (tmp_path / REGISTER).write_text("")
+    repair_register(str(tmp_path))
+    assert last_checkpoint(str(tmp_path)) is None
 
 
 def test_a_fingerprint_tells_encoders_apart_wherever_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,7 +153,7 @@ def test_two_workers_compute_what_one_computes(full: FinetuneResult, full_config
 @pytest.mark.slow
 def test_resume_equals_uninterrupted(linear: FinetuneResult, config: FinetuneConfig) -> None:
     """The worker is killed after the first epoch; the resumed run ends with bit-identical parameters."""
-    broken = replace(config, name="broken")
+    broken = replace(config, name="broken", compute=ComputeConfig(restarts=0))
     killer = threading.Thread(target=kill_worker_after, args=(Path(config.storage) / "broken", STEPS))
     killer.start()
     with pytest.raises(ray.train.TrainingFailedError):

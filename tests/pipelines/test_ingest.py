@@ -59,7 +59,7 @@ def draw(images: ray.data.Dataset) -> DrawViews:
 
 def steps_seen(draw: Draw, start: int, total: int, workers: int, column: str = "view1") -> list[dict[int, np.ndarray]]:
     """Read the stream as `workers` workers would; return {sample: its value in a column} of each step."""
-    stream = sample_stream(draw, start, total, workers)
+    stream = sample_stream(draw, start, total, [workers])
     stream.context.execution_options.preserve_order = True
     shards = stream.streaming_split(workers, equal=True)
     read: Any = ray.remote(num_cpus=0)(lambda shard: list(shard.iter_batches(batch_size=BATCH // workers)))

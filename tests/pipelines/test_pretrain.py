@@ -30,6 +30,7 @@ from pipelines.pretrain import PretrainResult, pretrain
 from pipelines.stopwatch import PHASES
 from pipelines.train_loop import NonFiniteLossError
 from tests.pipelines.bad_images import make_bad_folder
+from tests.pipelines.disk import fill_after
 from tests.pipelines.kill import kill_worker_after
 
 pytestmark = pytest.mark.slow
@@ -136,7 +137,7 @@ def test_the_time_of_a_step_is_accounted_for(whole: PretrainResult, config: Pret
 
 def test_resume_equals_uninterrupted(whole: PretrainResult, config: PretrainConfig) -> None:
     """The worker is killed in the middle of an epoch; the resumed run ends with bit-identical parameters."""
-    broken = replace(config, name="broken")
+    broken = replace(config, name="broken", compute=ComputeConfig(restarts=0))
     killer = threading.Thread(target=kill_worker_after, args=(Path(config.storage) / "broken", 4))
     killer.start()
     with pytest.raises(ray.train.TrainingFailedError):
@@ -144,6 +145,8 @@ def test_resume_equals_uninterrupted(whole: PretrainResult, config: PretrainConf
     killer.join()
     last = last_checkpoint(f"{config.storage}/broken")
     assert last is not None and 4 <= step_of(last.path) < STEPS
+    register = Path(f"{config.storage}/broken/checkpoint_manager_snapshot.json")
+    register.write_text(register.read_text()[:100])
 
     resumed = pretrain(replace(broken, resume=True))
     assert losses(resumed) == losses(whole)
@@ -151,6 +154,37 @@ def test_resume_equals_uninterrupted(whole: PretrainResult, config: PretrainConf
     assert all(torch.equal(one[name], other[name]) for name in one)
     with pytest.raises(ValueError, match="finished"):
         pretrain(replace(broken, resume=True))
+
+
+def test_a_killed_worker_is_replaced(whole: PretrainResult, config: PretrainConfig) -> None:
+    """The run goes on by itself from its last checkpoint, to bit-identical parameters."""
+    wounded = replace(config, name="wounded")
+    killer = threading.Thread(target=kill_worker_after, args=(Path(config.storage) / "wounded", 4))
+    killer.start()
+    result = pretrain(wounded)
+    killer.join()
+    assert losses(result) == losses(whole)
+    one, other = weights_at(whole, STEPS), weights_at(result, STEPS)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert MlflowClient(result.tracking_uri).get_run(result.run_id).data.tags["restarts"] == "1"
+
+
+def test_a_full_disk_ends_the_run_and_loses_no_checkpoint(
+    whole: PretrainResult, config: PretrainConfig, capfd: pytest.CaptureFixture[str], disk: Path
+) -> None:
+    """The disk that holds the run is full while the run goes on; freed, the run is resumed to the same end."""
+    full = replace(config, name="full", storage=str(disk), checkpoint=CheckpointingConfig(every_steps=1, keep=2))
+    filler = threading.Thread(target=fill_after, args=(disk, disk / "full", 3))
+    filler.start()
+    with pytest.raises(ray.train.TrainingFailedError):
+        pretrain(full)
+    filler.join()
+    assert "No space left on device" in capfd.readouterr().err
+    (disk / "ballast").unlink()
+    resumed = pretrain(replace(full, resume=True))
+    assert losses(resumed) == losses(whole)
+    one, other = weights_at(whole, STEPS), weights_at(resumed, STEPS)
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_divergence_stops_with_the_step_and_keeps_the_last_checkpoint(config: PretrainConfig) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from pipelines.config import ComputeConfig
@@ -24,8 +22,8 @@ from pipelines.resources import plan_workers, threads_of
 )
 def test_workers_leave_room_for_data(compute: ComputeConfig, cluster: dict[str, float], cpus: float, gpus: int) -> None:
     plan = plan_workers(compute, [cluster])
-    assert plan.resources_per_worker == {"CPU": cpus, **({"GPU": 1.0} if gpus else {})}
-    assert plan.num_workers * cpus + 1 <= cluster["CPU"]
+    assert plan.resources == {"CPU": cpus, **({"GPU": 1.0} if gpus else {})}
+    assert plan.workers * cpus + 1 <= cluster["CPU"]
 
 
 @pytest.mark.parametrize(
@@ -44,10 +42,8 @@ def test_what_would_hang_is_refused(compute: ComputeConfig, cluster: dict[str, f
 def test_a_worker_is_no_larger_than_a_node() -> None:
     small, large = {"CPU": 2.0}, {"CPU": 8.0}
 
-    def cpus(workers: int, nodes: list[dict[str, float]]) -> Any:
-        resources = plan_workers(ComputeConfig(workers=workers), nodes).resources_per_worker
-        assert isinstance(resources, dict)
-        return resources["CPU"]
+    def cpus(workers: int, nodes: list[dict[str, float]]) -> float:
+        return plan_workers(ComputeConfig(workers=workers), nodes).resources["CPU"]
 
     assert cpus(1, [large, large]) == 8.0
     assert cpus(2, [large, large]) == 6.0
@@ -63,8 +59,22 @@ def test_a_worker_is_no_larger_than_a_node() -> None:
 
 def test_a_worker_with_a_gpu_is_where_a_gpu_is() -> None:
     gpu, plain = {"CPU": 1.0, "GPU": 2.0}, {"CPU": 16.0}
-    assert plan_workers(ComputeConfig(workers=4), [gpu, gpu, plain]).resources_per_worker == {"CPU": 0.5, "GPU": 1.0}
-    assert plan_workers(ComputeConfig(workers=1), [gpu, plain]).resources_per_worker == {"CPU": 1.0, "GPU": 1.0}
+    assert plan_workers(ComputeConfig(workers=4), [gpu, gpu, plain]).resources == {"CPU": 0.5, "GPU": 1.0}
+    assert plan_workers(ComputeConfig(workers=1), [gpu, plain]).resources == {"CPU": 1.0, "GPU": 1.0}
+
+
+def test_where_other_nodes_draw_views_workers_take_every_cpu() -> None:
+    nodes = [{"CPU": 1.0}, {"CPU": 1.0}]
+    with pytest.raises(ValueError, match="with a CPU left for decoding images"):
+        plan_workers(ComputeConfig(workers=2), nodes)
+    plan = plan_workers(ComputeConfig(workers=2), nodes, ingest_cpus=1.0)
+    assert plan.resources == {"CPU": 1.0} and plan.labels == {"ingest": "!true"}
+    assert plan_workers(ComputeConfig(workers=2), [{"CPU": 8.0}], ingest_cpus=4.0).resources == {"CPU": 4.0}
+    gpus = [{"CPU": 2.0, "GPU": 2.0}]
+    assert plan_workers(ComputeConfig(workers=2), gpus, ingest_cpus=4.0).resources == {"CPU": 1.0, "GPU": 1.0}
+    with pytest.raises(ValueError, match="beside those that draw views"):
+        plan_workers(ComputeConfig(workers=2, cpus_per_worker=2), nodes, ingest_cpus=4.0)
+    assert plan_workers(ComputeConfig(), [{"CPU": 2.0}]).labels == {}
 
 
 def test_a_worker_without_gpu_has_its_whole_share_of_the_node() -> None:

@@ -24,6 +24,7 @@ from lodisc.encoder import Encoder, EncoderConfig
 from pipelines import tracking
 from pipelines.journal import Journal
 from pipelines.tracking import RunHandle, Tracker, TrackingConfig, create_run, finish_run, log_encoder, resume_run
+from tests.pipelines.disk import fill
 from tests.pipelines.mlflow_server import REPOSITORY, Server, free_port
 
 PARAMS = {"model": {"temperature": 0.2, "crop": [0.08, 1.0]}, "name": None, "long": "x" * 7000}
@@ -142,6 +143,25 @@ def test_what_a_killed_process_had_not_sent_is_sent_on_resume(storage: Path) -> 
     resume_run(handle)
     assert steps(handle) == list(range(2500))
     assert buffer.stat().st_size == 0
+
+
+def test_what_a_full_disk_refuses_is_sent_once_there_is_room(
+    tmp_path: Path, disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The journal is on the disk that is full, the store is not; no entry is written in part."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    handle = create_run(TrackingConfig(uri=uri), str(disk), "full", {})
+    tracker = Tracker(handle)
+    tracker.log_metrics({"loss": 0.0}, 0)
+    wait_for(lambda: steps(handle) == [0])
+    fill(disk)
+    for step in range(1, 400):
+        tracker.log_metrics({"loss": float(step), "name of a metric that fills what is left of the disk": 0.0}, step)
+    assert "training goes on, what it tells waits in memory" in capsys.readouterr().err
+    (disk / "ballast").unlink()
+    tracker.log_metrics({"loss": 400.0}, 400)
+    tracker.close()
+    assert steps(handle) == list(range(401))
 
 
 def test_a_run_at_work_is_left_alone_by_the_next_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,7 @@ def test_trials_side_by_side_leave_a_cpu_for_data(
     assert found * each.workers * cpus + 1 <= cluster["CPU"]
     assert not each.gpus or found * each.workers <= cluster["GPU"]
     placed = plan_workers(each, [cluster])
-    assert placed.resources_per_worker == {"CPU": cpus, **({"GPU": 1.0} if each.gpus else {})}
+    assert placed.resources == {"CPU": cpus, **({"GPU": 1.0} if each.gpus else {})}
 
 
 def test_a_trial_by_itself_takes_what_a_run_takes() -> None:

@@ -1,0 +1,65 @@
+"""Run a command on the head of a cluster that is reached by Ray's client protocol, for as long as this machine listens.
+
+Ray Data does not run in a client. So what the client asks for is one task, which starts the command as a driver.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+
+from cluster.connect import ENVIRONMENT, knock
+from cluster.parcel import pack
+
+HEAD = "node:__internal_head__"
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG, see prctl(2)
+
+
+def run_there(arguments: Sequence[str], address: str, place: str | None) -> int:
+    """Run `lodisc ARGUMENTS` on the head of a cluster, print here what it prints, and return its exit code.
+
+    When this machine stops listening the command is told to end, and a run saves a checkpoint.
+
+    Args:
+        arguments: the command line, checked already.
+        address: ray://HOST:PORT.
+        place: folder of the cluster to run in, see `pack`.
+
+    Raises:
+        ValueError: no cluster answers.
+    """
+    with tempfile.TemporaryDirectory() as parcel:
+        command = pack(arguments, place, Path(parcel))
+        sent = {
+            "working_dir": parcel,
+            "env_vars": {name: os.environ.get(name, ENVIRONMENT[name]) for name in ENVIRONMENT},
+        }
+        try:
+            knock(address)
+            ray.init(address, runtime_env=sent, logging_level=logging.ERROR)
+        except OSError as error:
+            raise ValueError(f"address: no Ray cluster answers at {address}: {error}") from error
+        try:
+            task = ray.remote(num_cpus=0, resources={HEAD: 0.001}, max_retries=0)(drive).options(name="lodisc")
+            code: int = ray.get(task.remote(command))
+            return code
+        finally:
+            ray.shutdown()
+
+
+def drive(command: str) -> int:
+    """Run a shell command, which is told to end when this process dies, and return its exit code."""
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    return subprocess.run(command, shell=True, env=environment, preexec_fn=_die_with_parent, check=False).returncode
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGTERM)

@@ -1,0 +1,68 @@
+"""Announce that this machine will be taken, as a cloud does with spot machines, and wait for its training to leave."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import ray
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+from ray.core.generated import autoscaler_pb2
+from ray.util.state import list_actors
+from ray.util.state.exception import RayStateApiException
+
+from cluster.connect import connect
+
+WORKER = "RayTrainWorker"
+PREEMPTION = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaveConfig:
+    """Which node leaves, and when.
+
+    Attributes:
+        within: seconds until the machine is taken.
+        address: of the cluster that this machine is a node of.
+    """
+
+    within: int = 100
+    address: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.within < 1:
+            raise ValueError(f"within must be at least 1 second, got {self.within}")
+
+
+def leave(config: LeaveConfig) -> None:
+    """Tell Ray that the node of this machine will be taken, and wait until no worker trains here or time is up.
+
+    Runs that train here save a checkpoint and go on elsewhere. The node takes no new work and is not ended.
+
+    Raises:
+        ValueError: this machine is no node of the cluster, or Ray refuses.
+    """
+    with connect(config.address):
+        context = ray.get_runtime_context()
+        node = context.get_node_id()
+        deadline = time.time() + config.within
+        accepted, reason = GcsClient(address=context.gcs_address).drain_node(
+            node, PREEMPTION, "lodisc leave", round(deadline * 1000)
+        )
+        if not accepted:
+            raise ValueError(f"address: Ray does not let node {node} go: {reason}")
+        print(f"node {node} leaves within {config.within} s; it takes no new work", flush=True)
+        while time.time() < deadline and _trains(node):
+            time.sleep(0.5)
+    left = deadline - time.time()
+    print("no worker trains here" if left > 0 else "time is up, and workers still train here", flush=True)
+
+
+def _trains(node: str) -> bool:
+    """Whether a training worker runs on a node."""
+    wanted: list[tuple[str, str, str | bool | int | float]]
+    wanted = [("node_id", "=", node), ("class_name", "=", WORKER), ("state", "=", "ALIVE")]
+    try:
+        return bool(list_actors(filters=wanted, limit=1))
+    except (RayStateApiException, OSError):
+        return True  # The head does not answer; that says nothing of the workers.

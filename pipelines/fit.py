@@ -1,0 +1,284 @@
+"""Run the workers of a run to its last step, through the loss of workers and of nodes.
+
+Every start of the workers is a run of Ray Train of its own, from the last registered checkpoint. Ray Train could start
+them again by itself, but then only with a number of workers that need not divide the batch, without telling a run that
+diverges from a machine that dies, and counting against the run what befell it days ago.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
+
+import ray
+import ray.data
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from pipelines import tracking
+from pipelines.checkpoint import repair_register
+from pipelines.config import ComputeConfig
+from pipelines.leave import FILE as LEAVE
+from pipelines.leave import CalledAwayError, leaving_on_sigterm
+from pipelines.release import ReleasePlacement
+from pipelines.resources import Placement, plan_workers, training_nodes
+from pipelines.run_folder import RunFolder
+from pipelines.train_loop import NonFiniteLossError
+
+NO_RETRIES = ray.train.FailureConfig(  # type: ignore[call-arg]  # of Train V2
+    max_failures=0, max_preemption_failures=0, controller_failure_limit=0
+)
+SECONDS_FOR_ROOM = 10.0
+SECONDS_BETWEEN_LOOKS = 30.0
+
+
+class Job(Protocol):
+    """What the driver hands to every worker."""
+
+    @property
+    def run(self) -> tracking.RunHandle: ...
+
+    @property
+    def total_steps(self) -> int: ...
+
+
+def fit(
+    worker: Callable[[dict[str, Any]], str | None],
+    job: Job,
+    folder: RunFolder,
+    datasets: dict[str, Any],
+    plans: Plans,
+    keep: int,
+    callbacks: Sequence[ray.train.UserCallback] = (),
+) -> ray.train.Result:
+    """Run the workers to the end and record in MLflow how it ended.
+
+    Args:
+        worker: what each worker runs; it is given {"job": job}, and returns what is wrong where training diverged.
+        job: what the driver hands to every worker.
+        folder: of the run.
+        datasets: by the name that workers ask for; "views" is split among them.
+        plans: how many workers there may be, and where.
+        keep: how many checkpoints stay on disk.
+        callbacks: told of every checkpoint.
+
+    Raises:
+        NonFiniteLossError: training diverged.
+        CalledAwayError: the process was told to end.
+        ray.train.TrainingFailedError: the workers failed more often in a row than `compute.restarts`.
+    """
+    status, failures = "FAILED", Failures(plans.compute.restarts)
+    trainer = partial(_trainer, worker, job, folder, datasets, keep, callbacks)
+    result = None
+    try:
+        with leaving_on_sigterm(folder) as told:
+            while result is None or folder.finished_steps() < job.total_steps:
+                result = _run_workers(trainer, folder, plans, failures, told)
+        status = "FINISHED"
+    except (KeyboardInterrupt, CalledAwayError):
+        status = "KILLED"
+        raise
+    finally:
+        tracking.finish_run(job.run, status, {"restarts": str(failures.total)})
+    return result
+
+
+def _run_workers(
+    trainer: Callable[[Placement], TorchTrainer],
+    folder: RunFolder,
+    plans: Plans,
+    failures: Failures,
+    told: threading.Event,
+) -> ray.train.Result | None:
+    """Run workers from the last checkpoint until they are done, leave or fail; return None where they failed."""
+    folder.remove(LEAVE)
+    repair_register(folder.path)
+    placement = plans.choose(told)
+    try:
+        with plans.growing(placement, folder):
+            result = trainer(placement).fit()
+    except ray.train.TrainingFailedError as error:
+        failures.count(error, folder.finished_steps())
+        return None
+    diverged = result.return_value  # type: ignore[attr-defined]  # of Train V2
+    if diverged is not None:
+        raise NonFiniteLossError(diverged)
+    if told.is_set():
+        raise CalledAwayError(f"the run was told to end and did, at step {folder.finished_steps()}")
+    return result
+
+
+class Failures:
+    """Counts how often in a row the workers failed at the same step.
+
+    Args:
+        limit: how often they may.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.in_a_row, self.total, self.step = limit, 0, 0, 0
+
+    def count(self, error: Exception, step: int) -> None:
+        """Count a failure after `step` saved steps, and say what goes on.
+
+        Raises:
+            ray.train.TrainingFailedError: it is one too many.
+        """
+        self.in_a_row = self.in_a_row + 1 if step == self.step else 1
+        self.step, self.total = step, self.total + 1
+        if self.in_a_row > self.limit:
+            raise error
+        _say(
+            f"the workers failed: {_reason(error)}; going on from step {step} (try {self.in_a_row} of {self.limit} "
+            "that compute.restarts allows)"
+        )
+
+
+class Plans:
+    """How many workers a run may have, all of the size that fits the cluster as it is at the beginning.
+
+    Args:
+        compute: of the run.
+        batch_size: the global batch.
+
+    Raises:
+        ValueError: the cluster is too small.
+    """
+
+    def __init__(self, compute: ComputeConfig, batch_size: int) -> None:
+        self.compute, self.batch_size = compute, batch_size
+        first = self.possible()[0]
+        # Or all workers would be squeezed onto what a lost node leaves, and stay there when it comes back.
+        self.compute = replace(compute, cpus_per_worker=first.resources["CPU"], gpus=first.use_gpu)
+
+    def possible(self) -> list[Placement]:
+        """Return the placements for which the cluster is large enough, most workers first.
+
+        Raises:
+            ValueError: there is none.
+        """
+        found, refused = [], None
+        nodes, ingest_cpus = training_nodes()
+        for count in self.compute.counts(self.batch_size):
+            try:
+                found.append(plan_workers(replace(self.compute, workers=count, min_workers=None), nodes, ingest_cpus))
+            except ValueError as error:
+                refused = refused or error
+        if not found:
+            assert refused is not None
+            raise refused
+        return found
+
+    def choose(self, told: threading.Event) -> Placement:
+        """Return the placement of the most workers for whom there is room, once there is room for the fewest.
+
+        Raises:
+            CalledAwayError: `told` was set while it waited.
+        """
+        wanted = ""
+        while not told.is_set():
+            try:
+                plans = self.possible()
+            except ValueError as error:  # Nodes are gone that were there when the run began.
+                plans = []
+                wanted = wanted or _say(f"waiting for nodes: {error}")
+            for plan in plans:
+                if has_room(plan, plan.workers, SECONDS_FOR_ROOM):
+                    return plan
+            if plans:
+                wanted = wanted or _say(f"waiting for room on the cluster: {plans[-1]}")
+            else:
+                told.wait(SECONDS_FOR_ROOM)
+        raise CalledAwayError("the run was told to end while it waited for room on the cluster, and did")
+
+    @contextmanager
+    def growing(self, placement: Placement, folder: RunFolder) -> Iterator[None]:
+        """Inside the block, call the workers away as soon as there is room for more of them than it has."""
+        if placement.workers == self.compute.workers:
+            yield
+            return
+        ended = threading.Event()
+
+        def look() -> None:
+            while not ended.wait(SECONDS_BETWEEN_LOOKS):
+                larger = [plan for plan in self.possible() if plan.workers > placement.workers]
+                if any(has_room(plan, plan.workers - placement.workers, SECONDS_FOR_ROOM) for plan in larger):
+                    folder.write(LEAVE, "there is room for more workers")
+                    return
+
+        looking = threading.Thread(target=look, name="growing", daemon=True)
+        looking.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            looking.join()
+
+
+def has_room(placement: Placement, workers: int, seconds: float) -> bool:
+    """Whether so many workers of a placement have room within some seconds; an autoscaler hears that they want it."""
+    labels = [placement.labels] * workers
+    group = ray.util.placement_group([placement.resources] * workers, bundle_label_selector=labels)
+    try:
+        return bool(group.wait(seconds))
+    finally:
+        ray.util.remove_placement_group(group)
+
+
+def _trainer(
+    worker: Callable[[dict[str, Any]], str | None],
+    job: Job,
+    folder: RunFolder,
+    datasets: dict[str, Any],
+    keep: int,
+    callbacks: Sequence[ray.train.UserCallback],
+    placement: Placement,
+) -> TorchTrainer:
+    options = ray.data.ExecutionOptions(preserve_order=True)
+    return TorchTrainer(
+        worker,  # type: ignore[arg-type]  # Train V2 hands on what it returns
+        train_loop_config={"job": job},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=placement.workers,
+            use_gpu=placement.use_gpu,
+            resources_per_worker=placement.resources,
+            label_selector=placement.labels or None,  # type: ignore[call-arg]  # of Train V2
+        ),
+        datasets=datasets,
+        dataset_config=ray.train.DataConfig(datasets_to_split=["views"], execution_options=options),
+        run_config=ray.train.RunConfig(
+            name=folder.name,
+            storage_path=folder.storage,
+            callbacks=[*callbacks, ReleasePlacement()],  # type: ignore[list-item]  # of Train V2
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=keep),
+            failure_config=NO_RETRIES,
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # of Train V2
+        ),
+    )
+
+
+def _say(line: str) -> str:
+    print(line, file=sys.stderr, flush=True)
+    return line
+
+
+def _reason(error: Exception) -> str:
+    """Return in one line what happened to the workers."""
+    if not isinstance(error, ray.train.WorkerGroupError):
+        return _gist(error)
+    failures = error.worker_failures
+    # When a worker dies the others fail at their next exchange with it.
+    died = {rank: failure for rank, failure in failures.items() if isinstance(failure, ray.exceptions.RayActorError)}
+    return "; ".join(f"worker {rank}: {_gist(failure)}" for rank, failure in sorted((died or failures).items()))
+
+
+def _gist(error: Exception) -> str:
+    """Return the first sentence of an error's last line, which is what it says after its traceback."""
+    lines = str(error).strip().splitlines()
+    return re.split(r"(?<=[.!]) ", lines[-1].strip())[0][:200] if lines else type(error).__name__
