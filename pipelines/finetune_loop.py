@@ -21,6 +21,7 @@ from lodisc.views import normalise
 from pipelines.checkpoint import load_encoder, read_state
 from pipelines.config import to_dict
 from pipelines.finetune_config import FULL_WARMUP, FinetuneConfig
+from pipelines.journal import Entry
 from pipelines.leave import Summons
 from pipelines.precision import autocast, resolve_precision
 from pipelines.progress import Progress, Style
@@ -84,7 +85,7 @@ def _finetune(job: FinetuneJob) -> None:
     use_worker_cpus(job.config.compute, device)
     learner = ClassifierLearner(job, device)
     scorer = Scorer(learner)
-    watching = FinetuneWatcher(job, learner.step) if rank() == 0 else nullcontext()
+    watching = FinetuneWatcher(job, learner) if rank() == 0 else nullcontext()
     with watching as watcher, Summons(job.folder, device) as summons:
         for batch in learner.batches():
             means = synchronised(learner.train_step(batch))
@@ -97,7 +98,8 @@ def _finetune(job: FinetuneJob) -> None:
             leaves = summons.heard() and learner.step < job.total_steps
             if leaves or ends_epoch:
                 epoch = learner.step / job.steps_per_epoch
-                report_checkpoint(learner.state, {"step": learner.step, "epoch": epoch, **scores})
+                tracker = watcher.tracker if watcher else None
+                report_checkpoint(learner.state, {"step": learner.step, "epoch": epoch, **scores}, tracker)
             if leaves:
                 return
 
@@ -121,12 +123,13 @@ class ClassifierLearner:
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = _optimizer(config, self.model)
         self.step, self.chosen = 0, 0
+        self.unsent: list[Entry] = []
         saved = ray.train.get_checkpoint()
         if saved is not None:
             state = read_state(saved)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.chosen = state["step"], state["chosen"]
+            self.step, self.chosen, self.unsent = state["step"], state["chosen"], state.get("unsent", [])
 
     def state(self) -> dict[str, Any]:
         """Return all that a later worker needs, and which head is the result."""
@@ -277,9 +280,9 @@ class Scorer:
 class FinetuneWatcher:
     """The first worker's second duty: curves to MLflow, progress to the terminal."""
 
-    def __init__(self, job: FinetuneJob, step: int) -> None:
-        self.job = job
-        self.tracker = Tracker(job.run)
+    def __init__(self, job: FinetuneJob, learner: ClassifierLearner) -> None:
+        self.job, step = job, learner.step
+        self.tracker = Tracker(job.run, learner.unsent)
         task = "linear classifier" if job.config.mode == "linear" else "fine-tuning"
         self.progress = Progress(job.total_steps, job.steps_per_epoch, step, job.progress, task)
         self.throughput = Throughput(job.config.batch_size, peak=1.0)

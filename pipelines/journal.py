@@ -82,6 +82,11 @@ class Journal:
     def has_unsent(self) -> bool:
         return self.path.exists() and self.path.stat().st_size > self._sent_bytes
 
+    def unsent_points(self) -> list[Entry]:
+        """Return the unsent entries that hold metrics."""
+        with self._appending:
+            return [entry for entry, _ in self._unsent() if "metrics" in entry]
+
     def deliver(self) -> int:
         """Send all entries, and empty the file.
 

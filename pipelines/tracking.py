@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SQLITE = "sqlite:///"
+BUFFERS = Path(tempfile.gettempdir()) / "lodisc"  # of runs whose storage is no folder
 LONGEST_PARAM = 6000  # characters, MLflow's limit
 PARAMS_PER_REQUEST = 100  # MLflow's limit
 QUICK_RETRIES = (0.5, 1.0, 2.0)  # seconds before each
@@ -199,9 +200,13 @@ class Tracker:
     is unsent waits in the buffer and is sent, in order, when the store answers again. The load on CPU, memory, disk,
     network and, through nvidia-ml-py, GPUs is sampled too (every `MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL` seconds, 10
     by default); the step of a sample is the run's age in seconds.
+
+    Args:
+        handle: the run.
+        unsent: points that another tracker of the run had not sent; see `unsent`.
     """
 
-    def __init__(self, handle: RunHandle) -> None:
+    def __init__(self, handle: RunHandle, unsent: Sequence[Entry] = ()) -> None:
         self._handle = handle
         self._journal = _open_journal(handle)
         self._unwritten: list[Entry] = []
@@ -209,7 +214,7 @@ class Tracker:
         self._wake, self._closing = threading.Event(), threading.Event()
         self._sender = threading.Thread(target=self._send, name="tracking", daemon=True)
         self._sampler = threading.Thread(target=self._sample, name="system-metrics", daemon=True)
-        self._wake.set()
+        self._append(*unsent)
         self._sender.start()
         self._sampler.start()
 
@@ -231,6 +236,10 @@ class Tracker:
         else:
             figure.savefig(encoded, format="png")
         self._append_file(name, encoded.getvalue())
+
+    def unsent(self) -> list[Entry]:
+        """Return the points that would be lost with this machine, as they wait for the store on no disk but its own."""
+        return self._journal.unsent_points() if _is_on_this_machine(self._handle) else []
 
     def close(self) -> None:
         """Send the rest, for at most 20 seconds; say where the buffer lies if the store does not take it."""
@@ -519,7 +528,12 @@ def _local_path(storage: str) -> Path | None:
 def _run_folder(storage: str, name: str, run_id: str) -> Path:
     """Return where a run keeps its buffer: its own folder, or a temporary one where that is in an object store."""
     folder = _local_path(storage)
-    return folder / name if folder else Path(tempfile.gettempdir()) / "lodisc" / run_id
+    return folder / name if folder else BUFFERS / run_id
+
+
+def _is_on_this_machine(handle: RunHandle) -> bool:
+    """Whether the run's buffer is not in its storage."""
+    return Path(handle.buffer_path).is_relative_to(BUFFERS)
 
 
 def _say_kept(handle: RunHandle, error: Exception | None = None) -> None:

@@ -20,6 +20,7 @@ from lodisc.views import normalise
 from pipelines.checkpoint import directory_name, read_state, written_checkpoint
 from pipelines.config import PretrainConfig, to_dict
 from pipelines.ingest import training_batches
+from pipelines.journal import Entry
 from pipelines.leave import Summons
 from pipelines.precision import autocast, resolve_precision
 from pipelines.progress import Style
@@ -27,7 +28,7 @@ from pipelines.resources import use_worker_cpus
 from pipelines.run_folder import RunFolder
 from pipelines.seeds import seed_of
 from pipelines.stopwatch import Stopwatch
-from pipelines.tracking import RunHandle
+from pipelines.tracking import RunHandle, Tracker
 from pipelines.watch import Watcher
 
 
@@ -103,7 +104,8 @@ def _train(job: TrainJob) -> None:
             if leaves or job.saves_at(learner.step):
                 with learner.stopwatch.phase("report"):
                     epoch = learner.step / job.steps_per_epoch
-                    report_checkpoint(learner.state, {"step": learner.step, "epoch": epoch, **scores})
+                    tracker = watcher.tracker if watcher else None
+                    report_checkpoint(learner.state, {"step": learner.step, "epoch": epoch, **scores}, tracker)
             if watcher:
                 watcher.end_step()
             if leaves:
@@ -128,6 +130,7 @@ class Learner:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, weight_decay=config.optim.weight_decay, fused=True)
         self.stopwatch = Stopwatch(device)
         self.step = 0
+        self.unsent: list[Entry] = []
         self.flops_per_step: float | None = None
         saved = ray.train.get_checkpoint()
         if saved is not None:
@@ -136,7 +139,7 @@ class Learner:
     def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+        self.step, self.unsent = state["step"], state.get("unsent", [])
 
     def state(self) -> dict[str, Any]:
         """Return all that a later worker, evaluation or export needs."""
@@ -220,11 +223,17 @@ def synchronised(metrics: dict[str, Tensor]) -> dict[str, float]:
     return dict(zip(metrics, means.tolist(), strict=True))
 
 
-def report_checkpoint(state: Callable[[], dict[str, Any]], metrics: dict[str, float]) -> None:
-    """Register a state with Ray Train, and what was measured at its `step`. All workers call it; the first writes."""
+def report_checkpoint(state: Callable[[], dict[str, Any]], metrics: dict[str, float], tracker: Tracker | None) -> None:
+    """Register a state with Ray Train, and what was measured at its `step`. All workers call it.
+
+    Args:
+        state: of the learner.
+        metrics: for Ray Train.
+        tracker: of the first worker, who writes; what it has not sent is kept with the state.
+    """
     name = directory_name(int(metrics["step"]))
-    if rank() != 0:
+    if tracker is None:
         ray.train.report(metrics, checkpoint_dir_name=name)
         return
-    with written_checkpoint(state()) as checkpoint:
+    with written_checkpoint(state() | {"unsent": tracker.unsent()}) as checkpoint:
         ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)

@@ -36,7 +36,7 @@ class Watcher:
 
     def __init__(self, job: TrainJob, learner: Learner) -> None:
         self.job, self.learner = job, learner
-        self.tracker = Tracker(job.run)
+        self.tracker = Tracker(job.run, learner.unsent)
         self.progress = Progress(job.total_steps, job.steps_per_epoch, learner.step, job.progress)
         self.throughput = Throughput(job.config.optim.batch_size, peak_flops(learner.device, learner.dtype))
         done, profiled = learner.step, job.config.profile

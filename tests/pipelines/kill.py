@@ -11,7 +11,7 @@ import psutil
 from pipelines.checkpoint import last_checkpoint, step_of
 
 
-def kill_worker_after(run_dir: Path, step: int) -> None:
+def kill_worker_after(run_dir: Path | str, step: int) -> None:
     """SIGKILL this session's train worker once the checkpoint of `step` is registered."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
