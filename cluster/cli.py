@@ -250,10 +250,12 @@ def run(command: Command, values: dict[str, Any], arguments: Sequence[str], subm
     Returns:
         The exit code.
     """
-    address, folder = values.pop("address", None), values.pop("job_folder", None)
-    values.pop("config", None)
     if submitted and not command.uses_ray:
         raise ValueError(f"{SUBMIT}: {arguments[0]} does not need a cluster; run it where its files are")
+    values.pop("config", None)
+    # A command that finds its cluster by itself has an address among its own options.
+    address = values.pop("address", None) if command.uses_ray else None
+    folder = values.pop("job_folder", None)
     if submitted or (address or "").startswith(JOB_SERVER):
         from cluster.submit import submit
 

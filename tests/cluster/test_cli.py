@@ -118,6 +118,7 @@ def test_bad_options_are_refused_by_name(arguments: list[str], names: str, capsy
         (["submit", "leave"], "submit: leave does not need a cluster"),
         (["submit", "search", "embeddings", "--image", "a.jpg"], "submit: search does not need a cluster"),
         (["leave", "--within", "0"], "within must be at least 1 second"),
+        (["leave", "--address", "127.0.0.1:9"], "no Ray cluster answers at 127.0.0.1:9"),
     ],
 )
 def test_what_cannot_be_submitted_is_refused_here(
