@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
@@ -186,6 +187,7 @@ def build_parser(complete: Collection[str]) -> ArgumentParser:
         description="Self-supervised pretraining for fine-grained images, on Ray.",
         version=__version__,
         exit_on_error=False,
+        allow_abbrev=False,
     )
     subcommands = parser.add_subcommands(dest="command", metavar="COMMAND")
     for name, command in COMMANDS.items():
@@ -193,6 +195,7 @@ def build_parser(complete: Collection[str]) -> ArgumentParser:
         subparser = ArgumentParser(
             usage=f"lodisc {name.replace('-', ' ')} {places} [options]".replace("  ", " "),
             description=f"{command.help[0].upper()}{command.help[1:]}.",
+            allow_abbrev=False,
         )
         if name in complete:
             add_options(subparser, command)
@@ -255,7 +258,12 @@ def run(command: Command, values: dict[str, Any], arguments: Sequence[str], subm
     values.pop("config", None)
     # A command that finds its cluster by itself has an address among its own options.
     address = values.pop("address", None) if command.uses_ray else None
+    usual = os.environ.get("RAY_ADDRESS", "")
+    if address is None and usual.startswith(JOB_SERVER if submitted else ""):
+        address = usual or None
     folder = values.pop("job_folder", None)
+    if folder and not (submitted or (address or "").startswith((CLIENT, *JOB_SERVER))):
+        raise ValueError("job_folder: the command runs here and in this folder; it is for ray:// and job servers")
     if submitted or (address or "").startswith(JOB_SERVER):
         from cluster.submit import submit
 

@@ -6,6 +6,7 @@ Ray Data does not run in a client. So what the client asks for is one task, whic
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import os
 import signal
@@ -15,11 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ray
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from cluster.connect import ENVIRONMENT, knock
 from cluster.parcel import pack
+from pipelines.resources import HEAD
 
-HEAD = "node:__internal_head__"
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG, see prctl(2)
 
 
@@ -57,7 +59,10 @@ def run_there(arguments: Sequence[str], address: str, place: str | None) -> int:
 
 def drive(command: str) -> int:
     """Run a shell command, which is told to end when this process dies, and return its exit code."""
-    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    context = ray.get_runtime_context()
+    # The command is a driver of its own, and its workers are to run the code that was sent too.
+    sent = {"runtime_env": {"working_dir": context.runtime_env["working_dir"]}}
+    environment = os.environ | {"RAY_ADDRESS": context.gcs_address, RAY_JOB_CONFIG_JSON_ENV_VAR: json.dumps(sent)}
     return subprocess.run(command, shell=True, env=environment, preexec_fn=_die_with_parent, check=False).returncode
 
 

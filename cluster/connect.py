@@ -81,6 +81,8 @@ def _start(address: str | None, num_cpus: int | None) -> None:
         "env_vars": {name: os.environ[name] for name in ENVIRONMENT},
         "worker_process_setup_hook": "cluster.connect.prepare_worker",
     }
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", address)
     try:
         if address is not None and address != "auto":
             knock(address)
@@ -100,11 +102,10 @@ def knock(address: str) -> None:
 def prepare_worker() -> None:
     """Prepare a Ray worker process as `connect` prepares the driver's. Ray calls it when the process starts."""
     quieten()
-    # Workers find each other by the host's name otherwise, which on many machines means 127.0.0.1 or 127.0.1.1.
+    # Without GPUs workers find each other by the host's name, which on many machines means 127.0.0.1 or 127.0.1.1.
     interface = interface_of(ray.util.get_node_ip_address())
     if interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
     # Ray Train looks the cluster up by this variable, and without it fails where two clusters run on one machine.
     os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
 

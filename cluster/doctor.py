@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.exceptions import GetTimeoutError, RayError
 
 from cluster import checks
 from cluster.checks import Finding, Node
-from cluster.probe import STORAGE_FOLDER, Answers, Questions, clock, probe
+from cluster.probe import MARK, Answers, Questions, clock, probe
 from pipelines.config import DataConfig, PretrainConfig
+from pipelines.every_node import PATIENCE, ask_every_node
 from pipelines.run_folder import RunFolder
 from pipelines.tracking import store_uri
-
-PATIENCE = 60.0  # seconds that nodes have to answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +48,7 @@ def examine(config: DoctorConfig) -> Iterator[Finding]:
     storage = config.storage if "://" in config.storage else str(Path(config.storage).absolute())
     uri = store_uri(config.tracking, storage)
     sources = (config.data.images, config.data.eval_images) if config.data else ()
-    questions = Questions(storage, uuid.uuid4().hex, uri, tuple(source for source in sources if source))
+    questions = Questions(storage, f".doctor-{uuid.uuid4().hex}", uri, tuple(source for source in sources if source))
     nodes, unwritable = ask_nodes(questions)
     yield checks.check_nodes(nodes)
     yield checks.check_versions(nodes)
@@ -70,42 +68,34 @@ def examine(config: DoctorConfig) -> Iterator[Finding]:
 
 def ask_nodes(questions: Questions) -> tuple[list[Node], str]:
     """Ask every node that is there; return what they say, and why the storage cannot be written from here, if so."""
-    folder, unwritable = RunFolder(f"{questions.storage}/{STORAGE_FOLDER}"), ""
+    folder, unwritable = RunFolder(f"{questions.storage}/{questions.folder}"), ""
     try:
-        folder.write(questions.written, "")
+        folder.write(MARK, "")
     except OSError as error:
         unwritable = str(error)
     there = [node for node in ray.nodes() if node["Alive"]]
-    asked = [_on(node["NodeID"], probe).remote(node["NodeID"], questions) for node in there]
-    ray.wait(asked, num_returns=len(asked), timeout=PATIENCE)
-    nodes = [_heard(node, reference) for node, reference in zip(there, asked, strict=True)]
+    answers = ask_every_node(there, probe, questions)
+    nodes = [_heard(node, answer) for node, answer in zip(there, answers, strict=True)]
     if not unwritable:
         _read_back(folder, there, nodes)
     return sorted(nodes, key=lambda node: node.address), unwritable
 
 
-def _on(node: str, function: Callable[..., Any]) -> Any:
-    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(num_cpus=0, max_retries=0)(function).options(scheduling_strategy=strategy)
+def _heard(node: dict[str, Any], answer: Answers | RayError) -> Node:
+    about = Node(node["NodeManagerAddress"], node["Resources"], None)
+    if isinstance(answer, GetTimeoutError):
+        return replace(about, silence=f"no answer within {PATIENCE:g} s")
+    if isinstance(answer, RayError):
+        return replace(about, silence=str(answer).strip().splitlines()[-1])
+    return replace(about, answers=answer, skew=_skew(node))
 
 
-def _heard(node: dict[str, Any], reference: ray.ObjectRef) -> Node:
-    silent = partial(Node, node["NodeManagerAddress"], node["Resources"], None)
-    try:
-        answers: Answers = ray.get(reference, timeout=0)
-        return Node(node["NodeManagerAddress"], node["Resources"], answers, skew=_skew(node["NodeID"]))
-    except ray.exceptions.GetTimeoutError:
-        ray.cancel(reference, force=True)
-        return silent(f"no answer within {PATIENCE:g} s")
-    except ray.exceptions.RayError as error:
-        return silent(str(error).strip().splitlines()[-1])
-
-
-def _skew(node: str) -> float:
+def _skew(node: dict[str, Any]) -> float:
     """Return how many seconds a node's clock is ahead of this one's at least, or, negative, behind it."""
     sent = time.time()
-    there: float = ray.get(_on(node, clock).remote(), timeout=PATIENCE)
-    return max(0.0, there - time.time()) + min(0.0, there - sent)
+    (there,) = ask_every_node([node], clock)
+    heard = time.time()
+    return 0.0 if isinstance(there, RayError) else max(0.0, there - heard) + min(0.0, there - sent)
 
 
 def _read_back(folder: RunFolder, there: list[dict[str, Any]], nodes: list[Node]) -> None:

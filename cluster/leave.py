@@ -14,6 +14,7 @@ from ray.util.state.exception import RayStateApiException
 from cluster.connect import connect
 
 WORKER = "RayTrainWorker"
+MOST_UNANSWERED = 3  # questions to the head
 PREEMPTION = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")  # type: ignore[attr-defined]
 
 
@@ -37,7 +38,7 @@ class LeaveConfig:
 def leave(config: LeaveConfig) -> None:
     """Tell Ray that the node of this machine will be taken, and wait until no worker trains here or time is up.
 
-    Runs that train here save a checkpoint and go on elsewhere. The node takes no new work and is not ended.
+    Runs that train here save a checkpoint and go on elsewhere. The node takes no new work, and may end once it is idle.
 
     Raises:
         ValueError: this machine is no node of the cluster, or Ray refuses.
@@ -52,17 +53,27 @@ def leave(config: LeaveConfig) -> None:
         if not accepted:
             raise ValueError(f"address: Ray does not let node {node} go: {reason}")
         print(f"node {node} leaves within {config.within} s; it takes no new work", flush=True)
-        while time.time() < deadline and _trains(node):
+        unanswered = 0
+        while time.time() < deadline and unanswered < MOST_UNANSWERED:
+            trains = _trains(node)
+            if trains is False:
+                break
+            unanswered = unanswered + 1 if trains is None else 0
             time.sleep(0.5)
-    left = deadline - time.time()
-    print("no worker trains here" if left > 0 else "time is up, and workers still train here", flush=True)
+    if unanswered == MOST_UNANSWERED:
+        print("the head of the cluster is gone, and with it what trained here", flush=True)
+    else:
+        print(
+            "no worker trains here" if time.time() < deadline else "time is up, and workers still train here",
+            flush=True,
+        )
 
 
-def _trains(node: str) -> bool:
-    """Whether a training worker runs on a node."""
+def _trains(node: str) -> bool | None:
+    """Whether a training worker runs on a node; None where the head does not tell."""
     wanted: list[tuple[str, str, str | bool | int | float]]
     wanted = [("node_id", "=", node), ("class_name", "=", WORKER), ("state", "=", "ALIVE")]
     try:
         return bool(list_actors(filters=wanted, limit=1))
     except (RayStateApiException, OSError):
-        return True  # The head does not answer; that says nothing of the workers.
+        return None

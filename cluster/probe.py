@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pipelines.sources import find_source
 from pipelines.tracking import is_missing, open_client
 
 PACKAGES = ("lodisc", "ray", "torch", "torchvision", "timm", "mlflow", "pyarrow", "numpy")
-STORAGE_FOLDER = ".doctor"
+MARK = "written by the driver"
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,13 @@ class Questions:
 
     Attributes:
         storage: folder or URI of runs.
-        written: name of a file that lies there.
+        folder: in it, where the driver has left a mark.
         uri: MLflow store.
         images: sources that the node should find.
     """
 
     storage: str
-    written: str
+    folder: str
     uri: str
     images: tuple[str, ...]
 
@@ -45,7 +44,6 @@ class Answers:
     """What a node found. Where something failed, the error in one line stands in place of None.
 
     Attributes:
-        host: name of the machine.
         versions: of Python and packages.
         storage, tracking: None or an error.
         images: by source, None or an error.
@@ -55,7 +53,6 @@ class Answers:
         token: whether Ray checks a token.
     """
 
-    host: str
     versions: dict[str, str]
     storage: str | None
     tracking: str | None
@@ -71,7 +68,6 @@ def probe(node: str, questions: Questions) -> Answers:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     shared = psutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else None
     return Answers(
-        host=socket.gethostname(),
         versions=versions(),
         storage=_tried(lambda: _use_storage(node, questions)),
         tracking=_tried(lambda: _ask_mlflow(questions.uri)),
@@ -83,8 +79,8 @@ def probe(node: str, questions: Questions) -> Answers:
     )
 
 
-def clock() -> float:
-    """Return what time it is here, in seconds since 1970."""
+def clock(node: str) -> float:
+    """Return what time it is on a node, in seconds since 1970."""
     return time.time()
 
 
@@ -101,8 +97,8 @@ def _version(package: str) -> str:
 
 
 def _use_storage(node: str, questions: Questions) -> None:
-    folder = RunFolder(f"{questions.storage}/{STORAGE_FOLDER}")
-    if not folder.has(questions.written):
+    folder = RunFolder(f"{questions.storage}/{questions.folder}")
+    if not folder.has(MARK):
         raise ValueError("what another machine wrote there is not there")
     folder.write(node, node)
 

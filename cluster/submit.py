@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shlex
+import re
+import secrets
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ LOCAL_SERVER = "http://127.0.0.1:8265"
 # Between SIGTERM, at which a run saves a checkpoint, and SIGKILL.
 STOP_SECONDS = "60"
 INTERRUPTED = 130
+PASSWORD = re.compile(r"//[^/@\s:]*:[^/@\s]+@")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ def submit(arguments: Sequence[str], server: str | None, place: str | None) -> i
     Raises:
         ValueError: no job server answers at the address, or it refuses.
     """
+    if any(PASSWORD.search(word) for word in arguments):
+        raise ValueError(
+            "submit: the address holds a password, which all would see who see the dashboard; give it to the cluster's "
+            "nodes as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
     server = server or LOCAL_SERVER
     if not server.startswith(("http://", "https://")):
         raise ValueError(f"address: jobs are submitted to a job server, as {LOCAL_SERVER}, got {server!r}")
@@ -61,8 +68,7 @@ def submit(arguments: Sequence[str], server: str | None, place: str | None) -> i
             identity = client.submit_job(
                 entrypoint=pack(arguments, place, Path(parcel)),
                 runtime_env={"working_dir": parcel, "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": STOP_SECONDS}},
-                submission_id=f"lodisc-{arguments[0]}-{time.strftime('%Y%m%d-%H%M%S')}",
-                metadata={"command": shlex.join(["lodisc", *arguments])},
+                submission_id=f"lodisc-{arguments[0]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
             )
     except (ConnectionError, RuntimeError) as error:
         raise ValueError(f"address: the Ray job server {server} does not take the job: {error}") from error
@@ -72,6 +78,9 @@ def submit(arguments: Sequence[str], server: str | None, place: str | None) -> i
         return _follow(job)
     except KeyboardInterrupt:
         return _ask_to_stop(job)
+    except (OSError, RuntimeError) as error:
+        print(f"no more is heard of it: {error}", file=sys.stderr)
+        return _leave_running(job)
 
 
 def _follow(job: Job) -> int:
@@ -91,13 +100,20 @@ def _follow(job: Job) -> int:
 
 
 def _ask_to_stop(job: Job) -> int:
-    follow = f"ray job logs --address {job.server} --follow {job.identity}"
-    answer = ""
-    if sys.stdin.isatty():
+    if not sys.stdin.isatty():
+        return _leave_running(job)
+    try:
         answer = input("\nStop the job too? A run saves a checkpoint first. [y/N] ")
+    except EOFError:
+        answer = ""
     if answer.strip().lower() not in ("y", "yes"):
-        print(f"job {job.identity} runs on; read along with: {follow}", file=sys.stderr)
-        return INTERRUPTED
+        return _leave_running(job)
     job.client.stop_job(job.identity)
     _follow(job)
+    return INTERRUPTED
+
+
+def _leave_running(job: Job) -> int:
+    follow = f"ray job logs --address {job.server} --follow {job.identity}"
+    print(f"job {job.identity} runs on; read along with: {follow}", file=sys.stderr)
     return INTERRUPTED

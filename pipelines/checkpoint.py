@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import posixpath
 import sys
@@ -90,17 +89,22 @@ def last_checkpoint(run_dir: str) -> ray.train.Checkpoint | None:
 
 
 def repair_register(run_dir: str) -> None:
-    """Write Ray's register of a run's checkpoints anew, from the checkpoints, where it cannot be read.
+    """Write Ray's register of a run's checkpoints anew, from the checkpoints, where Ray cannot read it.
 
     Ray rewrites it in place: a driver that is killed meanwhile, or a disk that is full, leaves half of it.
+
+    Raises:
+        OSError: the storage refuses it.
     """
+    try:
+        ray.train.Result.from_path(run_dir)
+        return
+    except CheckpointManagerInitializationError:
+        pass
+    except RuntimeError:
+        return  # There is none yet.
     filesystem, path = fs.FileSystem.from_uri(run_dir)
     register = f"{path}/{REGISTER}"
-    if filesystem.get_file_info(register).type != fs.FileType.File:
-        return
-    with filesystem.open_input_stream(register) as stream:
-        if _is_json(stream.read()):
-            return
     folders = filesystem.get_file_info(fs.FileSelector(path))
     steps = sorted(item.base_name for item in folders if item.base_name.startswith("step-"))
     whole = [name for name in steps if _is_whole(filesystem, f"{path}/{name}/{FILE}")]
@@ -131,13 +135,6 @@ def _register(names: list[str]) -> str:
         failed_validation_checkpoint_dir_names=[],
     )
     return state.model_dump_json()
-
-
-def _is_json(content: bytes) -> bool:
-    try:
-        return isinstance(json.loads(content), dict)
-    except ValueError:
-        return False
 
 
 def _is_whole(filesystem: fs.FileSystem, file: str) -> bool:

@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ from pipelines.config import ComputeConfig
 from pipelines.leave import FILE as LEAVE
 from pipelines.leave import CalledAwayError, leaving_on_sigterm
 from pipelines.release import ReleasePlacement
-from pipelines.resources import Placement, plan_workers, training_nodes
+from pipelines.resources import Placement, may_grow, plan_workers, total, training_nodes
 from pipelines.run_folder import RunFolder
 from pipelines.train_loop import NonFiniteLossError
 
@@ -79,7 +79,7 @@ def fit(
     try:
         with leaving_on_sigterm(folder) as told:
             while result is None or folder.finished_steps() < job.total_steps:
-                result = _run_workers(trainer, folder, plans, failures, told)
+                result = _run_workers(trainer, folder, plans, failures, told, job.total_steps)
         status = "FINISHED"
     except (KeyboardInterrupt, CalledAwayError):
         status = "KILLED"
@@ -95,6 +95,7 @@ def _run_workers(
     plans: Plans,
     failures: Failures,
     told: threading.Event,
+    total_steps: int,
 ) -> ray.train.Result | None:
     """Run workers from the last checkpoint until they are done, leave or fail; return None where they failed."""
     folder.remove(LEAVE)
@@ -102,16 +103,44 @@ def _run_workers(
     placement = plans.choose(told)
     try:
         with plans.growing(placement, folder):
-            result = trainer(placement).fit()
-    except ray.train.TrainingFailedError as error:
+            result = _fit(trainer(placement), folder)
+    except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
+        # The register may be what failed: Ray empties it before it writes it.
+        repair_register(folder.path)
         failures.count(error, folder.finished_steps())
         return None
     diverged = result.return_value  # type: ignore[attr-defined]  # of Train V2
     if diverged is not None:
         raise NonFiniteLossError(diverged)
-    if told.is_set():
+    if told.is_set() and folder.finished_steps() < total_steps:
         raise CalledAwayError(f"the run was told to end and did, at step {folder.finished_steps()}")
     return result
+
+
+def _fit(trainer: TorchTrainer, folder: RunFolder) -> ray.train.Result:
+    """Run Ray Train's `fit` beside this thread.
+
+    In the main thread it would take Ctrl-C for itself, and keep it: the run would end with exit code 0, or not at all.
+    """
+    outcome: list[ray.train.Result | BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(trainer.fit())
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, name="fit", daemon=True)
+    thread.start()
+    try:
+        thread.join()
+    except KeyboardInterrupt:
+        with suppress(OSError):
+            folder.write(LEAVE, "Ctrl-C")
+        raise
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
 
 
 class Failures:
@@ -152,17 +181,27 @@ class Plans:
     """
 
     def __init__(self, compute: ComputeConfig, batch_size: int) -> None:
-        self.compute, self.batch_size = compute, batch_size
+        nodes, _ = training_nodes()
+        # Where nodes are still to come, only who knows them can say how large a worker is.
+        self.awaits_nodes = may_grow(nodes) and compute.gpus is not None and compute.cpus_per_worker is not None
+        fewest = compute.counts(batch_size)[-1]
+        # By the fewest workers: an elastic run with GPUs for some of them must not train on CPUs.
+        gpus = total(nodes, "GPU") >= fewest if compute.gpus is None else compute.gpus
+        self.compute, self.batch_size = replace(compute, gpus=gpus), batch_size
         first = self.possible()[0]
         # Or all workers would be squeezed onto what a lost node leaves, and stay there when it comes back.
-        self.compute = replace(compute, cpus_per_worker=first.resources["CPU"], gpus=first.use_gpu)
+        self.compute = replace(self.compute, cpus_per_worker=first.resources["CPU"])
 
     def possible(self) -> list[Placement]:
-        """Return the placements for which the cluster is large enough, most workers first.
+        """Return the placements for which the cluster is large enough, or may become it, most workers first.
 
         Raises:
             ValueError: there is none.
         """
+        if self.awaits_nodes:
+            assert self.compute.cpus_per_worker is not None
+            each = {"CPU": self.compute.cpus_per_worker, **({"GPU": 1.0} if self.compute.gpus else {})}
+            return [Placement(count, each, off_ingest=True) for count in self.compute.counts(self.batch_size)]
         found, refused = [], None
         nodes, ingest_cpus = training_nodes()
         for count in self.compute.counts(self.batch_size):
@@ -172,7 +211,8 @@ class Plans:
                 refused = refused or error
         if not found:
             assert refused is not None
-            raise refused
+            advice = "; to wait for nodes that an autoscaler adds, set compute.gpus and compute.cpus_per_worker"
+            raise ValueError(f"{refused}{advice if may_grow(nodes) else ''}")
         return found
 
     def choose(self, told: threading.Event) -> Placement:
@@ -181,19 +221,19 @@ class Plans:
         Raises:
             CalledAwayError: `told` was set while it waited.
         """
-        wanted = ""
+        said = ""
         while not told.is_set():
             try:
                 plans = self.possible()
             except ValueError as error:  # Nodes are gone that were there when the run began.
-                plans = []
-                wanted = wanted or _say(f"waiting for nodes: {error}")
+                plans, waiting = [], f"waiting for nodes: {error}"
             for plan in plans:
                 if has_room(plan, plan.workers, SECONDS_FOR_ROOM):
                     return plan
-            if plans:
-                wanted = wanted or _say(f"waiting for room on the cluster: {plans[-1]}")
-            else:
+                waiting = f"waiting for room on the cluster: {plan}"
+            if waiting != said:
+                said = _say(waiting)
+            if not plans:
                 told.wait(SECONDS_FOR_ROOM)
         raise CalledAwayError("the run was told to end while it waited for room on the cluster, and did")
 
@@ -207,18 +247,20 @@ class Plans:
 
         def look() -> None:
             while not ended.wait(SECONDS_BETWEEN_LOOKS):
-                larger = [plan for plan in self.possible() if plan.workers > placement.workers]
-                if any(has_room(plan, plan.workers - placement.workers, SECONDS_FOR_ROOM) for plan in larger):
-                    folder.write(LEAVE, "there is room for more workers")
-                    return
+                with suppress(ValueError, OSError):  # Nodes come and go, and storages; the next look may be luckier.
+                    if self._has_room_for_more(placement):
+                        folder.write(LEAVE, "there is room for more workers")
+                        return
 
-        looking = threading.Thread(target=look, name="growing", daemon=True)
-        looking.start()
+        threading.Thread(target=look, name="growing", daemon=True).start()
         try:
             yield
         finally:
             ended.set()
-            looking.join()
+
+    def _has_room_for_more(self, placement: Placement) -> bool:
+        larger = [plan for plan in self.possible() if plan.workers > placement.workers]
+        return any(has_room(plan, plan.workers - placement.workers, SECONDS_FOR_ROOM) for plan in larger)
 
 
 def has_room(placement: Placement, workers: int, seconds: float) -> bool:

@@ -7,9 +7,10 @@ by a file in the run's folder, when it is told to end itself or when there is ro
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -53,9 +54,10 @@ class Summons:
 
     def _look(self) -> None:
         while not self._ended.wait(SECONDS_BETWEEN_LOOKS):
-            if self._folder.has(FILE):
-                self._told.set()
-                return
+            with suppress(OSError):  # A storage that does not answer may do so at the next look.
+                if self._folder.has(FILE):
+                    self._told.set()
+                    return
 
 
 @contextmanager
@@ -71,10 +73,13 @@ def leaving_on_sigterm(folder: RunFolder) -> Iterator[threading.Event]:
 
     def leave(number: int, frame: FrameType | None) -> None:
         came.set()
-        folder.write(FILE, "the run's driver was told to end")
+        try:
+            folder.write(FILE, "the run's driver was told to end")
+        except OSError as error:
+            print(f"the workers cannot be told to leave, as {folder.path} cannot be written: {error}", file=sys.stderr)
 
     before = signal.signal(signal.SIGTERM, leave)
     try:
         yield came
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # None is a handler that was not set from Python

@@ -13,13 +13,14 @@ import torch
 
 from pipelines.config import ComputeConfig
 
+# Every cluster's head has one of it.
+HEAD = "node:__internal_head__"
 # The label of nodes that are there to draw views. Training stays off them; views are drawn on other nodes only with
-# CPUs that these have to spare. A group of nodes to come has no labels yet, and goes by its name.
+# CPUs that these have to spare.
 INGEST = "ingest"
 ON_INGEST_NODES: dict[str, Any] = {"label_selector": {INGEST: "true"}, "fallback_strategy": [{"label_selector": {}}]}
 DATA_SHARE = 0.25
 LEAST = 0.02  # CPUs of a worker
-MOST_TO_COME = 512  # nodes of a group without a limit
 ROUNDING = 1e-9
 
 
@@ -32,32 +33,20 @@ def node_resources() -> Nodes:
 
 
 def training_nodes() -> tuple[Nodes, float]:
-    """Return the resources of the nodes that may train, and the CPUs of those that are there to draw views.
+    """Return the resources of the nodes that may train, and the CPUs of those that are there to draw views."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    ingest = [node["Resources"] for node in alive if draws_views(node)]
+    return [node["Resources"] for node in alive if not draws_views(node)], total(ingest, "CPU")
 
-    Nodes that an autoscaler would add count as if they were there.
-    """
-    named = [(draws_views(node), node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    named += _nodes_to_come([resources for _, resources in named])
-    ingest = [resources for draws, resources in named if draws]
-    return [resources for draws, resources in named if not draws], total(ingest, "CPU")
+
+def may_grow(nodes: Nodes) -> bool:
+    """Whether more nodes may come: the head only drives, as those of clusters do that an autoscaler makes."""
+    return any(HEAD in node and node.get("CPU", 0.0) == 0 for node in nodes)
 
 
 def draws_views(node: Mapping[str, Any]) -> bool:
     """Whether a node, as `ray.nodes` gives it, is there to draw views."""
     return bool(node["Labels"].get(INGEST) == "true")
-
-
-def _nodes_to_come(present: Nodes) -> list[tuple[bool, Mapping[str, float]]]:
-    if ray.util.client.ray.is_connected():
-        return []  # The autoscaler's plans are not told to a client.
-    config = ray._private.state.state.get_cluster_config()
-    coming: list[tuple[bool, Mapping[str, float]]] = []
-    for group in config.node_group_configs if config else ():
-        shape = {name: float(count) for name, count in group.resources.items()}
-        there = sum(all(node.get(name) == shape.get(name) for name in ("CPU", "GPU")) for node in present)
-        limit = MOST_TO_COME if group.max_count < 0 else group.max_count
-        coming += [(group.name == INGEST, shape)] * (limit - there)
-    return coming
 
 
 def total(nodes: Nodes, resource: str) -> float:

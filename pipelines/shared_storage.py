@@ -5,12 +5,12 @@ from __future__ import annotations
 import uuid
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.exceptions import RayTaskError
 
+from pipelines.every_node import ask_every_node
 from pipelines.resources import draws_views
 from pipelines.run_folder import RunFolder
 
-PATIENCE = 60.0  # seconds that nodes have to answer
 MARK = "seen"
 
 
@@ -26,14 +26,12 @@ def require_shared(storage: str) -> None:
     folder = RunFolder(f"{storage}/.shared-{uuid.uuid4().hex}")
     folder.write(MARK, "")
     try:
-        asked = {}
-        for node in nodes:
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            asked[_sees.options(scheduling_strategy=there).remote(folder)] = node["NodeManagerAddress"]
-        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE)
-        blind = sorted(asked[answer] for answer in done if not ray.get(answer))
+        answers = ask_every_node(nodes, _sees, folder)
     finally:
         folder.remove_all()
+    # Nodes that are leaving do not answer, and do not matter.
+    told = zip(nodes, answers, strict=True)
+    blind = sorted(node["NodeManagerAddress"] for node, sees in told if sees is False or isinstance(sees, RayTaskError))
     if blind:
         raise ValueError(
             f"storage: {', '.join(blind)} see another {storage} than the driver; name a folder that all nodes mount, "
@@ -41,6 +39,5 @@ def require_shared(storage: str) -> None:
         )
 
 
-@ray.remote(num_cpus=0)
-def _sees(folder: RunFolder) -> bool:
+def _sees(node: str, folder: RunFolder) -> bool:
     return folder.has(MARK)

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 SQLITE = "sqlite:///"
-BUFFERS = Path(tempfile.gettempdir()) / "lodisc"  # of runs whose storage is no folder
 LONGEST_PARAM = 6000  # characters, MLflow's limit
 PARAMS_PER_REQUEST = 100  # MLflow's limit
 QUICK_RETRIES = (0.5, 1.0, 2.0)  # seconds before each
@@ -79,12 +78,14 @@ class RunHandle:
         run_id: the run.
         buffer_path: local file that keeps what the store did not take yet.
         created: when the run was created, seconds since 1970.
+        buffer_is_local: whether the buffer is lost with its machine, as the storage is no folder.
     """
 
     uri: str
     run_id: str
     buffer_path: str
     created: float
+    buffer_is_local: bool = False
 
 
 def create_run(
@@ -127,7 +128,7 @@ def create_run(
             "in its storage folder"
         ) from error
     buffer = _run_folder(storage, name, run.info.run_id) / "tracking" / "buffer.jsonl"
-    return RunHandle(uri, run.info.run_id, str(buffer), time.time())
+    return RunHandle(uri, run.info.run_id, str(buffer), time.time(), _local_path(storage) is None)
 
 
 def resume_run(handle: RunHandle) -> RunHandle:
@@ -239,7 +240,10 @@ class Tracker:
 
     def unsent(self) -> list[Entry]:
         """Return the points that would be lost with this machine, as they wait for the store on no disk but its own."""
-        return self._journal.unsent_points() if _is_on_this_machine(self._handle) else []
+        if not self._handle.buffer_is_local:
+            return []
+        with self._writing:
+            return self._journal.unsent_points() + [entry for entry in self._unwritten if "metrics" in entry]
 
     def close(self) -> None:
         """Send the rest, for at most 20 seconds; say where the buffer lies if the store does not take it."""
@@ -252,6 +256,8 @@ class Tracker:
         self._sender.join(CLOSE_SECONDS)
         if self._journal.has_unsent():
             _say_kept(self._handle)
+        if self._unwritten:
+            _say(f"{len(self._unwritten)} entries are lost, as {self._handle.buffer_path} could not be written")
         if not self._sender.is_alive():
             self._journal.close()
 
@@ -528,12 +534,7 @@ def _local_path(storage: str) -> Path | None:
 def _run_folder(storage: str, name: str, run_id: str) -> Path:
     """Return where a run keeps its buffer: its own folder, or a temporary one where that is in an object store."""
     folder = _local_path(storage)
-    return folder / name if folder else BUFFERS / run_id
-
-
-def _is_on_this_machine(handle: RunHandle) -> bool:
-    """Whether the run's buffer is not in its storage."""
-    return Path(handle.buffer_path).is_relative_to(BUFFERS)
+    return folder / name if folder else Path(tempfile.gettempdir()) / "lodisc" / run_id
 
 
 def _say_kept(handle: RunHandle, error: Exception | None = None) -> None:

@@ -6,18 +6,18 @@ import math
 from dataclasses import replace
 
 from pipelines.config import ComputeConfig
-from pipelines.resources import LEAST, Nodes, fit, plan_workers, total, worker_cpus
+from pipelines.resources import HEAD, LEAST, Nodes, fit, plan_workers, total, worker_cpus
 
 # A sampler learns from trials that have ended, and each trial has processes of its own.
 MOST_BY_DEFAULT = 8
-# Every cluster's head has one of it. A trial's driver computes nothing and so needs no CPU that workers want.
-HEAD = "node:__internal_head__"
 # What Ray Train takes of it for each run; where nothing is left of it, the run waits for ever.
 CLEANER = 0.001
 
 
 def driver(concurrent: int) -> dict[str, float]:
     """Return the resources of a trial's driver, such that `concurrent` of them fit and one more does not.
+
+    It computes nothing, and so needs none of the CPUs that workers want.
 
     Ray Tune limits only how many trials are suggested at a time, not how many of a resumed sweep start again. Beyond 30
     trials side by side a few more fit, as room is left for what Ray Train needs.

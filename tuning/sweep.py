@@ -22,7 +22,7 @@ from pipelines.checkpoint import last_checkpoint
 from pipelines.config import ComputeConfig, PretrainConfig, config_from, to_dict
 from pipelines.images import RunImages, load_images, same_views, views_bytes, with_views
 from pipelines.pretrain import keep_encoder
-from pipelines.resources import node_resources
+from pipelines.resources import training_nodes
 from pipelines.run_folder import FINISHED, RunFolder, claimed, named, open_run
 from tuning.config import SweepConfig
 from tuning.objective import Objective
@@ -121,7 +121,7 @@ def plan(config: SweepConfig, base: PretrainConfig, folder: RunFolder) -> tuple[
     Raises:
         ValueError: they do not fit on the cluster.
     """
-    nodes, trials = node_resources(), config.trial_count()
+    (nodes, _), trials = training_nodes(), config.trial_count()
     if not config.resume:
         return plan_trials(base.compute, nodes, trials, config.concurrent)
     # Ray Tune keeps with the trials of a sweep how many of them may run at a time.

@@ -7,7 +7,8 @@
 #   squeue --me; tail -f lodisc-JOB.out; scancel JOB
 #
 # Two minutes before its time is up the run saves a checkpoint, and the job queues itself again and goes on with
-# --resume, which needs a --name. A job that SLURM requeues, because a node was lost, goes on in the same way.
+# --resume, which needs a --name. A job that SLURM requeues, because a node was lost, goes on in the same way; if that
+# was before its run had begun, the run is not there to be resumed, and the job ends and says so: submit it again.
 #
 # CHANGE the next lines; all others of SLURM's options, as --account or --partition, can be given to sbatch.
 #SBATCH --nodes=2
@@ -70,7 +71,9 @@ if [ "$nodes" -gt 1 ]; then
 fi
 
 if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
-    set -- "$@" --resume
+    case $1 in
+        pretrain | tune | finetune) set -- "$@" --resume ;;
+    esac
 fi
 lodisc "$@" --address "$address" &
 driver=$!

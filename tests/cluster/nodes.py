@@ -121,9 +121,24 @@ class Nodes:
         return f"http://{self.head.address}:{DASHBOARD_PORT}"
 
     def start(
-        self, name: str, cpus: int, labels: Sequence[str] = (), own: Sequence[Path] = (), **environment: str
+        self,
+        name: str,
+        cpus: int,
+        labels: Sequence[str] = (),
+        own: Sequence[Path] = (),
+        autoscaling: Path | None = None,
+        **environment: str,
     ) -> Node:
-        """Start a node, the first of them as the head, with empty folders of its `own` where it is alone."""
+        """Start a node, the first of them as the head.
+
+        Args:
+            name: of the node.
+            cpus: as Ray counts them.
+            labels: as "ingest=true".
+            own: folders in whose place it has empty ones of its own, where it is alone.
+            autoscaling: the config by which the head adds nodes.
+            environment: of its processes, beside what all have.
+        """
         address = _own_address()
         prefix: list[str] = []
         if self._network:
@@ -138,6 +153,7 @@ class Nodes:
         else:
             command += ["--head", "--port", str(PORT), "--temp-dir", self._temporary]
             command += ["--dashboard-host", "0.0.0.0", "--dashboard-port", str(DASHBOARD_PORT)]
+            command += ["--autoscaling-config", str(autoscaling)] if autoscaling else []
         log = self.folder / f"{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(

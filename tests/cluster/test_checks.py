@@ -9,12 +9,11 @@ import pytest
 
 from cluster import checks
 from cluster.checks import Finding, Node
-from cluster.probe import Answers, Questions, probe, versions
+from cluster.probe import MARK, Answers, Questions, probe, versions
 from lodisc.encoder import EncoderConfig
 from pipelines.config import DataConfig, PretrainConfig
 
 HEALTHY = Answers(
-    host="a",
     versions=versions(),
     storage=None,
     tracking=None,
@@ -113,13 +112,13 @@ def test_images_larger_than_the_object_stores_are_named(tmp_path: Path) -> None:
 
 
 def test_a_node_tells_what_fails_there(tmp_path: Path) -> None:
-    questions = Questions(str(tmp_path), "mark", "http://127.0.0.1:9", (str(tmp_path / "nowhere"),))
+    questions = Questions(str(tmp_path), "asked", "http://127.0.0.1:9", (str(tmp_path / "nowhere"),))
     answers = probe("node", questions)
     assert answers.storage == "ValueError: what another machine wrote there is not there"
     assert answers.tracking is not None and "127.0.0.1" in answers.tracking
     assert "no such file or folder" in str(answers.images[str(tmp_path / "nowhere")])
-    (tmp_path / ".doctor").mkdir()
-    (tmp_path / ".doctor" / "mark").touch()
+    (tmp_path / "asked").mkdir()
+    (tmp_path / "asked" / MARK).touch()
     answers = probe("node", replace(questions, uri=f"sqlite:///{tmp_path}/mlflow.db", images=()))
-    assert answers.storage is None and (tmp_path / ".doctor" / "node").read_text() == "node"
+    assert answers.storage is None and (tmp_path / "asked" / "node").read_text() == "node"
     assert answers.tracking is None and not (tmp_path / "mlflow.db").exists(), "a database is not made by asking"

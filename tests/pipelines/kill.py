@@ -19,6 +19,9 @@ def kill_worker_after(run_dir: Path | str, step: int) -> None:
         if last is not None and step_of(last.path) >= step:
             break
         time.sleep(0.02)
+    found = 0
     for process in psutil.Process().children(recursive=True):
         if "RayTrainWorker" in process.name() or any("RayTrainWorker" in part for part in process.cmdline()):
             os.kill(process.pid, 9)
+            found += 1
+    assert found, f"no worker of {run_dir} was there to be killed"

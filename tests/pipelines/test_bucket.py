@@ -25,7 +25,7 @@ from tests.pipelines.kill import kill_worker_after
 from tests.pipelines.mlflow_server import Server, free_port
 
 pytestmark = pytest.mark.slow
-STEPS = 24
+STEPS = 45
 RUN = "s3://lab/runs/first"
 
 

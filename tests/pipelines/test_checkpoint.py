@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -62,6 +63,17 @@ def test_a_damaged_register_is_written_anew_with_the_whole_checkpoints(
     assert "written anew with step-00000007, step-00000014" in capsys.readouterr().err
     repair_register(str(tmp_path))
     assert capsys.readouterr().err == ""
+
+
+def test_a_register_that_names_a_checkpoint_that_is_gone_is_written_anew(tmp_path: Path) -> None:
+    for step in (7, 14):
+        write_checkpoint(tmp_path / f"step-{step:08d}")
+    (tmp_path / REGISTER).write_text("")
+    repair_register(str(tmp_path))
+    shutil.rmtree(tmp_path / "step-00000014")
+    repair_register(str(tmp_path))
+    last = last_checkpoint(str(tmp_path))
+    assert last is not None and last.path == str(tmp_path / "step-00000007")
 
 
 def test_a_damaged_register_without_a_whole_checkpoint_begins_anew(tmp_path: Path) -> None:

@@ -66,18 +66,24 @@ def test_elastic_workers_are_as_many_as_have_room(ray_session: None, monkeypatch
 
 
 def test_workers_keep_the_size_they_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two nodes of two CPUs; one is lost. Without a label for views, a CPU of each is left."""
+    """Of two nodes one is lost; on the other two workers of half a CPU would leave one to draw views."""
     nodes = [{"CPU": 2.0}, {"CPU": 2.0}]
     monkeypatch.setattr("pipelines.fit.training_nodes", lambda: (nodes, 0.0))
-    plans = Plans(ComputeConfig(workers=2, min_workers=1), batch_size=8)
-    assert [str(plan) for plan in plans.possible()] == ["2 workers of 1 CPU", "1 workers of 1 CPU"]
+    elastic, fixed = (Plans(ComputeConfig(workers=2, min_workers=least), batch_size=8) for least in (1, None))
+    assert [str(plan) for plan in elastic.possible()] == ["2 workers of 1 CPU", "1 workers of 1 CPU"]
     nodes.pop()
-    assert [str(plan) for plan in plans.possible()] == ["1 workers of 1 CPU"]
-    with pytest.raises(ValueError, match="2 workers of 1 CPU"):
-        fixed = Plans(ComputeConfig(workers=2), batch_size=8)
-        assert fixed.compute.cpus_per_worker == 0.5
-        nodes[:] = [{"CPU": 1.0}]
-        Plans(ComputeConfig(workers=2, cpus_per_worker=1), batch_size=8)
+    assert [str(plan) for plan in elastic.possible()] == ["1 workers of 1 CPU"]
+    with pytest.raises(ValueError, match="2 workers of 1 CPUs do not fit"):
+        fixed.possible()
+
+
+def test_elastic_workers_have_gpus_where_the_fewest_of_them_find_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [{"CPU": 8.0, "GPU": 1.0}] * 4
+    monkeypatch.setattr("pipelines.fit.training_nodes", lambda: (nodes, 0.0))
+    assert [str(plan) for plan in Plans(ComputeConfig(workers=8, min_workers=4), 64).possible()] == [
+        "4 workers of 1 CPU and 1 GPU"
+    ]
+    assert str(Plans(ComputeConfig(workers=8), 64).possible()[0]) == "8 workers of 3 CPU"
 
 
 @pytest.mark.slow
