@@ -18,6 +18,7 @@ from pipelines.sources import size_of
 from pipelines.tracking import SQLITE, without_password
 
 MOST_SKEW = 2.0  # seconds
+SECONDS_FOR_DASHBOARD = 30
 Verdict = Literal["ok", "warning", "problem"]
 
 
@@ -99,7 +100,7 @@ def check_clocks(nodes: list[Node]) -> Finding:
 
 def check_dashboard() -> Finding:
     try:
-        list_nodes(limit=1, timeout=10)
+        list_nodes(limit=1, timeout=SECONDS_FOR_DASHBOARD)
     except Exception as error:  # Ray raises many kinds
         advice = "install `ray[default]` and start the head with its dashboard: Ray Train asks it which runs ended"
         return Finding("problem", "dashboard", f"the head's does not answer: {type(error).__name__}", advice)
@@ -124,11 +125,12 @@ def check_storage(nodes: list[Node], storage: str, unwritable: str) -> Finding:
 
 
 def check_tracking(nodes: list[Node], uri: str) -> Finding:
-    failed = [f"{node.address}: {answers.tracking}" for node, answers in _answered(nodes) if answers.tracking]
+    failed = [(node.address, answers.tracking) for node, answers in _answered(nodes) if answers.tracking]
     shown = without_password(uri)
     if failed:
+        blind, why = ", ".join(address for address, _ in failed), without_password(failed[0][1])[:150]
         advice = "give --tracking.uri an address that the nodes reach; 127.0.0.1 is each node itself"
-        return Finding("problem", "tracking", f"{shown}: {without_password('; '.join(failed))}", advice)
+        return Finding("problem", "tracking", f"{shown} is not reached from {blind}: {why}", advice)
     if uri.startswith(SQLITE) and len(nodes) > 1:
         advice = "start an MLflow server (cluster/definitions/mlflow-compose.yaml) and give --tracking.uri its address"
         return Finding("warning", "tracking", f"{shown} is a file, which several machines can break", advice)

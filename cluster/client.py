@@ -5,11 +5,9 @@ Ray Data does not run in a client. So what the client asks for is one task, whic
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
-import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -22,13 +20,11 @@ from cluster.connect import ENVIRONMENT, knock
 from cluster.parcel import pack
 from pipelines.resources import HEAD
 
-DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG, see prctl(2)
-
 
 def run_there(arguments: Sequence[str], address: str, place: str | None) -> int:
     """Run `lodisc ARGUMENTS` on the head of a cluster, print here what it prints, and return its exit code.
 
-    When this machine stops listening the command is told to end, and a run saves a checkpoint.
+    When this machine stops listening, Ray ends the command after half a minute; `--resume` continues a run.
 
     Args:
         arguments: the command line, checked already.
@@ -58,13 +54,9 @@ def run_there(arguments: Sequence[str], address: str, place: str | None) -> int:
 
 
 def drive(command: str) -> int:
-    """Run a shell command, which is told to end when this process dies, and return its exit code."""
+    """Run a shell command, which Ray ends with this process, and return its exit code."""
     context = ray.get_runtime_context()
     # The command is a driver of its own, and its workers are to run the code that was sent too.
     sent = {"runtime_env": {"working_dir": context.runtime_env["working_dir"]}}
     environment = os.environ | {"RAY_ADDRESS": context.gcs_address, RAY_JOB_CONFIG_JSON_ENV_VAR: json.dumps(sent)}
-    return subprocess.run(command, shell=True, env=environment, preexec_fn=_die_with_parent, check=False).returncode
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGTERM)
+    return subprocess.run(command, shell=True, env=environment, check=False).returncode
