@@ -260,7 +260,7 @@ def table(faults: list[dict[str, Any]]) -> str:
                 getattr(Soak, kind).__doc__,
                 len(of_kind),
                 len(of_kind),
-                f"{min(repeated)}-{max(repeated)}",
+                "-".join(map(str, sorted({min(repeated), max(repeated)}))),
                 f"{median(seconds):.0f} ({min(seconds):.0f}-{max(seconds):.0f})",
             ]
         )
