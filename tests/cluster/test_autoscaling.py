@@ -27,7 +27,7 @@ def config(folder: Path) -> Path:
     """Write the config of two nodes that may train and one that draws views, none of them there at the beginning."""
     nodes: dict[str, Any] = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0}
     types = {
-        "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         "train": {**nodes, "max_workers": 2},
         "ingest": {**nodes, "max_workers": 1, "labels": {"ingest": "true"}},
     }
@@ -42,7 +42,7 @@ def config(folder: Path) -> Path:
         "max_workers": 3,
         "provider": provider,
         "available_node_types": types,
-        "head_node_type": "head",
+        "head_node_type": "ray.head.default",
         "upscaling_speed": 1.0,
         "idle_timeout_minutes": 5,
         "auth": {"ssh_user": "nobody"},
