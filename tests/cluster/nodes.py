@@ -24,10 +24,11 @@ from typing import IO, Self
 
 import psutil
 
+from tests.pipelines.mlflow_server import free_port
+
 REPOSITORY = Path(__file__).parents[2]
 START_SECONDS = 90.0
 STORE_BYTES = 200_000_000
-PORT, DASHBOARD_PORT = 6379, 8265
 
 
 @dataclass
@@ -76,6 +77,9 @@ class Nodes:
         self.nodes: dict[str, Node] = {}
         self._id = secrets.token_hex(2)
         self._network = Network(self._id) if may_make_namespaces() else None
+        # At an address of their own nodes have Ray's usual ports, else such as no other Ray of this machine has.
+        usual = (6379, 8265, 10001)
+        self._port, self._dashboard_port, self._client_port = usual if self._network else [free_port() for _ in usual]
         self._temporary = tempfile.mkdtemp(prefix=f"ray-{self._id}-", dir="/tmp")  # short: sockets lie in it
         token = folder / "token"
         token.write_text(secrets.token_hex(16))
@@ -113,12 +117,17 @@ class Nodes:
     @property
     def address(self) -> str:
         """Return where the cluster is joined."""
-        return f"{self.head.address}:{PORT}"
+        return f"{self.head.address}:{self._port}"
+
+    @property
+    def client(self) -> str:
+        """Return where clients of Ray are served."""
+        return f"ray://{self.head.address}:{self._client_port}"
 
     @property
     def dashboard(self) -> str:
         """Return where jobs are submitted."""
-        return f"http://{self.head.address}:{DASHBOARD_PORT}"
+        return f"http://{self.head.address}:{self._dashboard_port}"
 
     def start(
         self,
@@ -151,8 +160,9 @@ class Nodes:
         if self.nodes:
             command += ["--address", self.address]
         else:
-            command += ["--head", "--port", str(PORT), "--temp-dir", self._temporary]
-            command += ["--dashboard-host", "0.0.0.0", "--dashboard-port", str(DASHBOARD_PORT)]
+            command += ["--head", "--port", str(self._port), "--temp-dir", self._temporary]
+            command += ["--dashboard-host", "0.0.0.0", "--dashboard-port", str(self._dashboard_port)]
+            command += ["--ray-client-server-port", str(self._client_port)]
             command += ["--autoscaling-config", str(autoscaling)] if autoscaling else []
         log = self.folder / f"{name}.log"
         with log.open("wb") as output:

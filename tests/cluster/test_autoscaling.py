@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from tests.cluster.lab import SECONDS, Lab, ended
-from tests.cluster.nodes import Nodes
+from tests.cluster.nodes import Nodes, may_make_namespaces
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not may_make_namespaces(), reason="the made-up machines take addresses of their own"),
+]
 HEAD_ID = "f" * 51 + "00000"
 ENVIRONMENT: dict[str, Any] = {
     "AUTOSCALER_UPDATE_INTERVAL_S": "1",

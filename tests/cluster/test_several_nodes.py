@@ -17,9 +17,12 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.cluster.lab import SECONDS, Lab, ended, workers_of
-from tests.cluster.nodes import Nodes, stopped, wait_for
+from tests.cluster.nodes import Nodes, may_make_namespaces, stopped, wait_for
 
 pytestmark = pytest.mark.slow
+addresses = pytest.mark.skipif(
+    not may_make_namespaces(), reason="nodes with addresses of their own take root and network namespaces"
+)
 STEPS = 60
 EPOCHS = STEPS // 3
 SECONDS_UNTIL_HEARD = 7  # Ray Train asks every 5 s which nodes will be taken
@@ -53,6 +56,13 @@ def undisturbed(lab: Lab) -> list[tuple[int, float]]:
     return losses
 
 
+def test_a_worker_trains_on_each_of_two_nodes_and_a_third_draws_their_views(
+    undisturbed: list[tuple[int, float]],
+) -> None:
+    assert all(0 < loss < 10 for _, loss in undisturbed)
+
+
+@addresses
 def test_a_run_lives_through_the_loss_of_a_worker_and_a_node_and_leaves_one_that_will_be_taken(
     lab: Lab, undisturbed: list[tuple[int, float]]
 ) -> None:
@@ -93,7 +103,7 @@ def test_a_driver_that_is_killed_is_resumed_from_elsewhere(lab: Lab, undisturbed
     os.killpg(run.pid, signal.SIGKILL)
     assert lab.tracked("driven")[0].info.status == "RUNNING"
 
-    client = f"ray://{lab.cluster.head.address}:10001"
+    client = lab.cluster.client
     refused = lab.outside("pretrain", *recipe, "--address", client)
     assert "a run 'driven' exists" in refused.communicate(timeout=SECONDS)[0] and refused.returncode == 2
     ended(lab.outside("pretrain", *recipe, "--resume", "--address", client))
@@ -152,6 +162,7 @@ def test_doctor_finds_a_healthy_cluster_healthy(lab: Lab) -> None:
     assert not list(lab.storage.glob(".doctor*"))
 
 
+@addresses
 def test_doctor_names_what_is_broken(lab: Lab, tmp_path: Path) -> None:
     """A node with another timm and another disk in the storage's place; a store at 127.0.0.1; three GPUs too few."""
     other = tmp_path / "timm-0.0.1.dist-info"
