@@ -131,7 +131,7 @@ def test_a_job_that_is_stopped_saves_a_checkpoint(lab: Lab, undisturbed: list[tu
 def test_elastic_workers_go_on_with_fewer_and_grow_again(lab: Lab) -> None:
     nodes, (first, second) = lab.cluster.nodes, lab.trainers()
     run = lab.cluster.run(
-        "pretrain", *lab.recipe("elastic", epochs=200, min_workers=1), "--address", lab.cluster.address
+        "pretrain", *lab.recipe("elastic", epochs=1000, min_workers=1), "--address", lab.cluster.address
     )
     lab.reach("elastic", 4, run)
     nodes.pop(first).kill()
