@@ -6,7 +6,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,7 +16,7 @@ from cluster.checks import Finding, Node
 from cluster.probe import MARK, Answers, Questions, clock, probe
 from pipelines.config import DataConfig, PretrainConfig
 from pipelines.every_node import PATIENCE, ask_every_node
-from pipelines.run_folder import RunFolder
+from pipelines.run_folder import RunFolder, named
 from pipelines.tracking import store_uri
 
 
@@ -45,7 +44,7 @@ def doctor(config: DoctorConfig) -> None:
 
 def examine(config: DoctorConfig) -> Iterator[Finding]:
     """Yield what each check of a cluster finds."""
-    storage = config.storage if "://" in config.storage else str(Path(config.storage).absolute())
+    storage = named(config).storage
     uri = store_uri(config.tracking, storage)
     sources = (config.data.images, config.data.eval_images) if config.data else ()
     questions = Questions(storage, f".doctor-{uuid.uuid4().hex}", uri, tuple(source for source in sources if source))

@@ -27,7 +27,7 @@ from pipelines.config import ComputeConfig
 from pipelines.leave import FILE as LEAVE
 from pipelines.leave import CalledAwayError, leaving_on_sigterm
 from pipelines.release import ReleasePlacement
-from pipelines.resources import Placement, may_grow, plan_workers, total, training_nodes
+from pipelines.resources import Placement, may_grow, plan_workers, total, training_nodes, worker_resources
 from pipelines.run_folder import RunFolder
 from pipelines.train_loop import NonFiniteLossError
 
@@ -200,7 +200,7 @@ class Plans:
         """
         if self.awaits_nodes:
             assert self.compute.cpus_per_worker is not None
-            each = {"CPU": self.compute.cpus_per_worker, **({"GPU": 1.0} if self.compute.gpus else {})}
+            each = worker_resources(self.compute.cpus_per_worker, bool(self.compute.gpus))
             return [Placement(count, each, off_ingest=True) for count in self.compute.counts(self.batch_size)]
         found, refused = [], None
         nodes, ingest_cpus = training_nodes()

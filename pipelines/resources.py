@@ -108,8 +108,12 @@ def plan_workers(compute: ComputeConfig, nodes: Nodes, ingest_cpus: float = 0.0)
             f"{'with a CPU left for decoding images' if spared else 'beside those that draw views'}; lower "
             "compute.workers or compute.cpus_per_worker, or add CPUs"
         )
-    resources = {"CPU": each, **({"GPU": 1.0} if use_gpu else {})}
-    return Placement(compute.workers, resources, off_ingest=ingest_cpus > 0)
+    return Placement(compute.workers, worker_resources(each, use_gpu), off_ingest=ingest_cpus > 0)
+
+
+def worker_resources(cpus: float, use_gpu: bool) -> dict[str, float]:
+    """Return what Ray reserves for a worker."""
+    return {"CPU": cpus, **({"GPU": 1.0} if use_gpu else {})}
 
 
 def worker_cpus(workers: int, use_gpu: bool, nodes: Nodes, spared: float = 1.0) -> float:

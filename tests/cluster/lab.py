@@ -11,7 +11,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipelines.checkpoint import last_checkpoint, step_of
+from pipelines.run_folder import RunFolder
 from tests.cluster.nodes import Node, Nodes, wait_for
 
 SECONDS = 300.0  # the longest that anything here may take
@@ -68,9 +68,7 @@ class Lab:
 
     def steps(self, name: str) -> int:
         """Return how many steps of a run are saved."""
-        folder = str(self.storage / name)
-        last = last_checkpoint(folder) if Path(folder).exists() else None
-        return 0 if last is None else step_of(last.path)
+        return RunFolder(str(self.storage / name)).finished_steps()
 
     def reach(self, name: str, steps: int, process: subprocess.Popen[str]) -> None:
         wait_for(lambda: self.steps(name) >= steps, SECONDS, lambda: f"{name} ended: {process.poll()}")

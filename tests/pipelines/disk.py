@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines.checkpoint import last_checkpoint, step_of
+from pipelines.run_folder import RunFolder
+from tests.cluster.nodes import wait_for
 
 
 @contextmanager
@@ -31,12 +31,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 
 def fill_after(disk: Path, run_dir: Path, step: int) -> None:
     """Fill a disk once the checkpoint of `step` is registered."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        last = last_checkpoint(str(run_dir)) if run_dir.exists() else None
-        if last is not None and step_of(last.path) >= step:
-            break
-        time.sleep(0.02)
+    wait_for(lambda: RunFolder(str(run_dir)).finished_steps() >= step, pause=0.02)
     fill(disk)
 
 

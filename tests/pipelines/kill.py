@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import psutil
 
-from pipelines.checkpoint import last_checkpoint, step_of
+from pipelines.run_folder import RunFolder
+from tests.cluster.nodes import wait_for
 
 
 def kill_worker_after(run_dir: Path | str, step: int) -> None:
     """SIGKILL this session's train worker once the checkpoint of `step` is registered."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        last = last_checkpoint(str(run_dir))
-        if last is not None and step_of(last.path) >= step:
-            break
-        time.sleep(0.02)
+    wait_for(lambda: RunFolder(str(run_dir)).finished_steps() >= step, pause=0.02)
     found = 0
     for process in psutil.Process().children(recursive=True):
         if "RayTrainWorker" in process.name() or any("RayTrainWorker" in part for part in process.cmdline()):

@@ -18,7 +18,6 @@ import yaml
 from mlflow import MlflowClient
 from moto.server import ThreadedMotoServer
 
-from pipelines.checkpoint import last_checkpoint, step_of
 from pipelines.run_folder import RunFolder
 from tests.cluster.nodes import REPOSITORY, wait_for
 from tests.pipelines.kill import kill_worker_after
@@ -68,8 +67,7 @@ def recipe(folder: Path, images: Path, uri: str) -> str:
 
 def saved() -> int:
     """Return how many steps of the run are in a checkpoint."""
-    last = last_checkpoint(RUN)
-    return 0 if last is None else step_of(last.path)
+    return RunFolder(RUN).finished_steps()
 
 
 def test_a_machine_that_is_lost_while_mlflow_is_down_takes_no_point_with_it(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.checkpoint import last_checkpoint, step_of
+from pipelines.run_folder import RunFolder
 from tests.cluster.nodes import REPOSITORY, wait_for
 
 pytestmark = pytest.mark.slow
@@ -47,9 +47,7 @@ def test_a_run_that_is_told_to_end_ends_well(tmp_path: Path, image_folder: Any) 
     images, log = image_folder(classes=2, per_class=13), tmp_path / "run.log"
 
     def saved() -> int:
-        folder = tmp_path / "runs" / "mine"
-        last = last_checkpoint(str(folder)) if folder.exists() else None
-        return 0 if last is None else step_of(last.path)
+        return RunFolder(str(tmp_path / "runs" / "mine")).finished_steps()
 
     run = start(tmp_path, images)
     wait_for(lambda: saved() >= 6, why=log.read_text)
