@@ -66,21 +66,13 @@ class FinetuneJob:
         return len(self.config.rates) > 1
 
 
-def finetune_worker(loop_config: dict[str, Any]) -> str | None:
+def finetune_worker(loop_config: dict[str, Any]) -> None:
     """Train from the last registered checkpoint, or from the pretrained encoder, to the last step.
 
-    Returns:
-        What is wrong where training diverged.
+    Raises:
+        NonFiniteLossError: training diverged, in all workers at the same step.
     """
     job: FinetuneJob = loop_config["job"]
-    try:
-        _finetune(job)
-    except NonFiniteLossError as error:
-        return str(error)
-    return None
-
-
-def _finetune(job: FinetuneJob) -> None:
     device = ray.train.torch.get_device()
     use_worker_cpus(job.config.compute, device)
     learner = ClassifierLearner(job, device)

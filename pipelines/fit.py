@@ -38,6 +38,9 @@ SECONDS_FOR_ROOM = 10.0
 SECONDS_BETWEEN_LOOKS = 30.0
 
 
+Worker = Callable[[dict[str, Any]], None]
+
+
 class Job(Protocol):
     """What the driver hands to every worker."""
 
@@ -49,7 +52,7 @@ class Job(Protocol):
 
 
 def fit(
-    worker: Callable[[dict[str, Any]], str | None],
+    worker: Worker,
     job: Job,
     folder: RunFolder,
     datasets: dict[str, Any],
@@ -60,7 +63,7 @@ def fit(
     """Run the workers to the end and record in MLflow how it ended.
 
     Args:
-        worker: what each worker runs; it is given {"job": job}, and returns what is wrong where training diverged.
+        worker: what each worker runs; it is given {"job": job}.
         job: what the driver hands to every worker.
         folder: of the run.
         datasets: by the name that workers ask for; "views" is split among them.
@@ -274,7 +277,7 @@ def has_room(placement: Placement, workers: int, seconds: float) -> bool:
 
 
 def _trainer(
-    worker: Callable[[dict[str, Any]], str | None],
+    worker: Worker,
     job: Job,
     folder: RunFolder,
     datasets: dict[str, Any],
@@ -284,7 +287,7 @@ def _trainer(
 ) -> TorchTrainer:
     options = ray.data.ExecutionOptions(preserve_order=True)
     return TorchTrainer(
-        worker,  # type: ignore[arg-type]  # Train V2 hands on what it returns
+        partial(_returning_divergence, worker),  # type: ignore[arg-type]  # Train V2 hands on what it returns
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
             num_workers=placement.workers,
@@ -303,6 +306,18 @@ def _trainer(
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # of Train V2
         ),
     )
+
+
+def _returning_divergence(worker: Worker, loop_config: dict[str, Any]) -> str | None:
+    """Run a worker, and return what is wrong where training diverged.
+
+    Raised, it would be one failure among those of machines and networks.
+    """
+    try:
+        worker(loop_config)
+    except NonFiniteLossError as error:
+        return str(error)
+    return None
 
 
 def _say(line: str) -> str:

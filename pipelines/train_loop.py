@@ -71,21 +71,13 @@ class TrainJob:
         return step % every == 0 or step == self.total_steps
 
 
-def train_worker(loop_config: dict[str, Any]) -> str | None:
+def train_worker(loop_config: dict[str, Any]) -> None:
     """Train from the last registered checkpoint, or from the initial weights, to the last step.
 
-    Returns:
-        What is wrong where training diverged. Raised, it would be one failure among those of machines and networks.
+    Raises:
+        NonFiniteLossError: training diverged, in all workers at the same step.
     """
     job: TrainJob = loop_config["job"]
-    try:
-        _train(job)
-    except NonFiniteLossError as error:
-        return str(error)
-    return None
-
-
-def _train(job: TrainJob) -> None:
     device = ray.train.torch.get_device()
     use_worker_cpus(job.config.compute, device)
     learner = Learner(job, device)
