@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-REPOSITORY = Path(__file__).parent.parent
+from tests.environment import REPOSITORY
+
 SHAPES = ("ellipse", "rectangle", "triangle")
 COLOURS = ((200, 60, 50), (60, 150, 70), (60, 90, 190), (220, 180, 50))
 

@@ -24,9 +24,9 @@ from typing import IO, Self
 
 import psutil
 
+from tests.environment import environment_outside
 from tests.pipelines.mlflow_server import free_port
 
-REPOSITORY = Path(__file__).parents[2]
 START_SECONDS = 90.0
 STORE_BYTES = 200_000_000
 
@@ -83,9 +83,8 @@ class Nodes:
         self._temporary = tempfile.mkdtemp(prefix=f"ray-{self._id}-", dir="/tmp")  # short: sockets lie in it
         token = folder / "token"
         token.write_text(secrets.token_hex(16))
-        self.environment = os.environ | {
+        self.environment = environment_outside() | {
             "HOME": str(folder),
-            "PYTHONPATH": str(REPOSITORY),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
@@ -95,7 +94,6 @@ class Nodes:
             "RAY_health_check_timeout_ms": "1000",
             "RAY_health_check_failure_threshold": "3",
         }
-        self.environment.pop("RAY_ADDRESS", None)
 
     def __enter__(self) -> Self:
         return self

@@ -14,8 +14,8 @@ import pytest
 from cluster.cli import COMMANDS, main
 from lodisc import __version__
 from pipelines.config import PretrainConfig, load_recipe
+from tests.environment import REPOSITORY, environment_outside
 
-REPOSITORY = Path(__file__).parent.parent.parent
 TUNE = ("tune", "--config", "grocery", "--data.images", "photos", "--data.eval_images", "held-out")
 PRETRAIN = ("pretrain", "--config", "paper-vit-b16", "--data.images", "photos")
 
@@ -121,13 +121,21 @@ def test_bad_options_are_refused_by_name(arguments: list[str], names: str, capsy
         (["submit", "leave"], "submit: leave does not need a cluster"),
         (["submit", "search", "embeddings", "--image", "a.jpg"], "submit: search does not need a cluster"),
         (["leave", "--within", "0"], "within must be at least 1 second"),
-        (["leave", "--address", "127.0.0.1:9"], "no Ray cluster answers at 127.0.0.1:9"),
     ],
 )
 def test_what_cannot_be_submitted_is_refused_here(
     arguments: list[str], names: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert names in refused(capsys, *arguments)
+
+
+@pytest.mark.slow
+def test_leave_needs_a_cluster() -> None:
+    """In a process of its own: in this one the tests' own Ray would be told to leave."""
+    command = [sys.executable, "-m", "cluster.cli", "leave", "--address", "127.0.0.1:9"]
+    done = subprocess.run(command, env=environment_outside(), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("lodisc: error: address: no Ray cluster answers at 127.0.0.1:9")
 
 
 def test_submit_is_explained(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-REPOSITORY = Path(__file__).parents[2]
+from tests.environment import environment_outside
+
 START_SECONDS = 120.0
 SERVE = "import sys; from pipelines.ui import UIConfig, ui; ui(UIConfig(**eval(sys.argv[1])))"
 
@@ -32,7 +33,7 @@ class Server:
         options = {"storage": str(self.storage), "port": self.port, "host": self.host}
         self._process = subprocess.Popen(
             [sys.executable, "-c", SERVE, repr(options)],
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+            env=environment_outside(),
             cwd=self.storage,
             stdout=self._log,
             stderr=self._log,

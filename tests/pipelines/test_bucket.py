@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,8 @@ from mlflow import MlflowClient
 from moto.server import ThreadedMotoServer
 
 from pipelines.run_folder import RunFolder
-from tests.cluster.nodes import REPOSITORY, wait_for
+from tests.cluster.nodes import wait_for
+from tests.environment import environment_outside
 from tests.pipelines.kill import kill_worker_after
 from tests.pipelines.mlflow_server import Server, free_port
 
@@ -81,7 +81,7 @@ def test_a_machine_that_is_lost_while_mlflow_is_down_takes_no_point_with_it(
             run = subprocess.Popen(
                 [sys.executable, "-m", "cluster.cli", "pretrain", "--config", config],
                 cwd=tmp_path,
-                env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+                env=environment_outside(),
                 stdout=output,
                 stderr=output,
             )

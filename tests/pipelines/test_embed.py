@@ -36,7 +36,7 @@ from pipelines.embeddings import (
 from pipelines.features import extract, matrix
 from pipelines.precision import autocast, resolve_precision
 from pipelines.verify import SetAside, load_verified
-from tests.conftest import REPOSITORY
+from tests.environment import REPOSITORY
 from tests.pipelines.checkpoints import write_checkpoint
 
 # A process that dies as from `kill -9` while it writes its second file.

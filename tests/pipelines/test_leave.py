@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,8 @@ import pytest
 from mlflow import MlflowClient
 
 from pipelines.run_folder import RunFolder
-from tests.cluster.nodes import REPOSITORY, wait_for
+from tests.cluster.nodes import wait_for
+from tests.environment import environment_outside
 
 pytestmark = pytest.mark.slow
 OPTIONS = {
@@ -37,7 +37,7 @@ def start(folder: Path, images: Path, *more: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", "cluster.cli", "pretrain", f"--data.images={images}", *options, *more],
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+            env=environment_outside(),
             stdout=log,
             stderr=log,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -24,8 +23,9 @@ from lodisc.encoder import Encoder, EncoderConfig
 from pipelines import tracking
 from pipelines.journal import Journal
 from pipelines.tracking import RunHandle, Tracker, TrackingConfig, create_run, finish_run, log_encoder, resume_run
+from tests.environment import environment_outside
 from tests.pipelines.disk import fill
-from tests.pipelines.mlflow_server import REPOSITORY, Server, free_port
+from tests.pipelines.mlflow_server import Server, free_port
 
 PARAMS = {"model": {"temperature": 0.2, "crop": [0.08, 1.0]}, "name": None, "long": "x" * 7000}
 
@@ -289,7 +289,7 @@ def test_a_store_that_cannot_be_used_is_refused_before_work_starts(tmp_path: Pat
 @pytest.mark.slow
 def test_drivers_that_start_together_make_one_store(tmp_path: Path) -> None:
     code = "import sys; from pipelines.tracking import *; create_run(TrackingConfig(), sys.argv[1], sys.argv[2], {})"
-    env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    env = environment_outside()
     drivers = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name], env=env, cwd=tmp_path) for name in "ab"
     ]

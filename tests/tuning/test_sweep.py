@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -22,13 +21,13 @@ from safetensors.torch import save_file
 from lodisc.encoder import Encoder, EncoderConfig
 from pipelines.config import DataConfig, load_recipe, to_dict
 from pipelines.pretrain import pretrain
+from tests.environment import REPOSITORY, environment_outside
 from tuning.config import SweepConfig
 from tuning.report import SweepReport
 from tuning.sweep import tune
 from tuning.trial import COMPLETED, DIVERGED, STOPPED
 
 pytestmark = pytest.mark.slow
-REPOSITORY = Path(__file__).parent.parent.parent
 EPOCHS, STEPS_PER_EPOCH = 2, 3
 TINY = {
     "encoder.arch": "vit_tiny_patch16_224",
@@ -145,11 +144,10 @@ def started(config: SweepConfig, *options: str) -> subprocess.Popen[str]:
     path = Path(config.storage) / f"{config.name}.yaml"
     path.write_text(yaml.safe_dump(to_dict(replace(config, resume=False))))
     command = [sys.executable, "-m", "cluster.cli", "tune", "--config", str(path), *options]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     return subprocess.Popen(
         command,
         cwd=REPOSITORY,
-        env=environment,
+        env=environment_outside(),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -227,8 +225,12 @@ def test_a_ray_without_dashboard_is_refused_even_beside_one_that_has_it(ray_sess
         "import ray\nfrom tuning.sweep import require_dashboard\n"
         "ray.init(num_cpus=1, include_dashboard=False)\nrequire_dashboard()"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", script],
+        cwd=REPOSITORY,
+        env=environment_outside(),
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.stderr.splitlines()[-1].startswith("ValueError: address: a sweep needs a Ray whose dashboard answers")
