@@ -22,9 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.reference import reference_loss
 from benchmarks.report import markdown_table, write_results
 from benchmarks.timing import interleave, spread
+from lodisc.attention import fuse_attention
 from lodisc.encoder import EncoderConfig
 from lodisc.model import LocalView, LoDisc, ModelConfig
-from pipelines.precision import autocast, resolve_precision
+from pipelines.precision import autocast, fused_trains_faster, resolve_precision
 from pipelines.throughput import peak_flops
 
 REFERENCE = "reference fp32"
@@ -105,6 +106,7 @@ def step(
     model: LoDisc, optimizer: torch.optim.Optimizer, views: Tensor, local_view: LocalView, dtype: torch.dtype
 ) -> float:
     model.config = replace(model.config, local_view=local_view)
+    fuse_attention(model.encoder.vit, fused_trains_faster(dtype, views.device))
     model.update_momentum(MOMENTUM)
     with autocast(dtype, views.device):
         loss, _ = model(views[0], views[1])

@@ -46,6 +46,17 @@ def recorded_attention(vit: VisionTransformer, full: bool = False) -> Iterator[l
             handle.remove()
 
 
+def fuse_attention(vit: VisionTransformer, fused: bool) -> None:
+    """Have every block of a ViT compute its attention by torch's fused kernel or by plain matrix products.
+
+    The results are the same. Of plain products memory grows with the square of the tokens, but the backward pass of the
+    fused kernel is slow on CPUs in bf16 (`benchmarks/attention.py`).
+    """
+    layers: list[Any] = [block.attn for block in vit.blocks]
+    for layer in layers:
+        layer.fused_attn = fused
+
+
 @torch.no_grad()
 def log_attention(attention: Any, qkv: Tensor, full: bool) -> Tensor:
     """Return log(mean over heads of softmax(q k^T / sqrt(d))) in float32, for the class token's row or all rows.

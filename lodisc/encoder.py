@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from lodisc.attention import recorded_attention
+from lodisc.random_start import draw_weights
 from lodisc.unpickle import load_plain
 
 
@@ -27,8 +28,8 @@ class EncoderConfig:
         image_size: side of the square views, in pixels.
         patch_size: side of a patch, in pixels; None keeps the architecture's own.
         depth: number of blocks; None keeps the architecture's own.
-        weights: `random`, `timm` (timm's pretrained weights, downloaded once), or the path of a local state dict
-            (.safetensors, or a .pt/.pth file, read with weights_only).
+        weights: `random` (drawn as MoCo v3 draws them), `timm` (timm's pretrained weights, downloaded once), or the
+            path of a local state dict (.safetensors, or a .pt/.pth file, read with weights_only).
         freeze_patch_embed: leave the patch embedding as it starts (MoCo v3's "stop-grad conv1").
     """
 
@@ -85,7 +86,9 @@ class Encoder(nn.Module):
         if config.image_size % self.patch_size[0] or config.image_size % self.patch_size[1]:
             raise ValueError(f"encoder.image_size ({config.image_size}) must be a multiple of patch {self.patch_size}")
         self.grid = (config.image_size // self.patch_size[0], config.image_size // self.patch_size[1])
-        if config.weights not in ("random", "timm"):
+        if config.weights == "random":
+            draw_weights(self.vit, self.grid)
+        elif config.weights != "timm":
             _load_weights(self.vit, Path(config.weights))
         if config.freeze_patch_embed:
             self.vit.patch_embed.requires_grad_(False)

@@ -14,6 +14,7 @@ import torch
 from timm.optim import param_groups_weight_decay
 from torch import Tensor
 
+from lodisc.attention import fuse_attention
 from lodisc.classifier import Classifier, head_losses, hits
 from lodisc.distributed import average, rank, world_size
 from lodisc.schedules import learning_rate_at
@@ -23,7 +24,7 @@ from pipelines.config import to_dict
 from pipelines.finetune_config import FULL_WARMUP, FinetuneConfig
 from pipelines.journal import Entry
 from pipelines.leave import Summons
-from pipelines.precision import autocast, resolve_precision
+from pipelines.precision import autocast, fused_trains_faster, resolve_precision
 from pipelines.progress import Progress, Style
 from pipelines.resources import use_worker_cpus
 from pipelines.run_folder import RunFolder
@@ -111,6 +112,7 @@ class ClassifierLearner:
         torch.manual_seed(config.seed)
         heads = len(config.rates) * (2 if job.chooses else 1)
         self.model = Classifier(encoder, job.classes, heads, frozen=config.mode == "linear").to(device)
+        fuse_attention(encoder.vit, self.model.frozen or fused_trains_faster(self.dtype, device))
         self.replica = ray.train.torch.prepare_model(self.model)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = _optimizer(config, self.model)

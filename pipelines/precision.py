@@ -27,6 +27,14 @@ def _has_native_bf16(device: torch.device) -> bool:
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
+def fused_trains_faster(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether torch's fused attention is the faster one to train with; passes without gradient always are faster so.
+
+    On CPUs in bf16 its backward pass is slow (`benchmarks/attention.py`).
+    """
+    return device.type != "cpu" or dtype != torch.bfloat16
+
+
 def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[None]:
     """Return the context in which a forward pass computes in `dtype` on `device`."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from lodisc.attention import fuse_attention
 from lodisc.distributed import average, rank, world_size
 from lodisc.model import LoDisc
 from lodisc.schedules import learning_rate_at, momentum_at
@@ -22,7 +23,7 @@ from pipelines.config import PretrainConfig, to_dict
 from pipelines.ingest import training_batches
 from pipelines.journal import Entry
 from pipelines.leave import Summons
-from pipelines.precision import autocast, resolve_precision
+from pipelines.precision import autocast, fused_trains_faster, resolve_precision
 from pipelines.progress import Style
 from pipelines.resources import use_worker_cpus
 from pipelines.run_folder import RunFolder
@@ -117,6 +118,7 @@ class Learner:
         self.dtype = resolve_precision(config.optim.precision, device)
         torch.manual_seed(config.seed)
         self.model = LoDisc(config.encoder, config.model).to(device)
+        fuse_attention(self.model.encoder.vit, fused_trains_faster(self.dtype, device))
         self.replica = ray.train.torch.prepare_model(self.model)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, weight_decay=config.optim.weight_decay, fused=True)

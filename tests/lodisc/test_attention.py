@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor
 
-from lodisc.attention import recorded_attention
+from lodisc.attention import fuse_attention, recorded_attention
 from lodisc.pivots import keep_patches
 from tests.lodisc.tiny import attention_layers, tiny_encoder, tiny_images
 
@@ -89,6 +89,21 @@ def test_recording_leaves_gradients_alone() -> None:
     features.sum().backward()
     assert not attention.requires_grad
     torch.testing.assert_close(weight.grad, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_plain_products_give_what_the_fused_kernel_gives(variant: str) -> None:
+    vit, images = make_vit(**VARIANTS[variant]), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    found = []
+    for fused in (True, False):
+        fuse_attention(vit, fused)
+        assert all(attention.fused_attn == fused for attention in attention_layers(vit))
+        vit.zero_grad()
+        features = vit(images)
+        features.square().sum().backward()
+        found.append((features, attention_layers(vit)[0].qkv.weight.grad.clone()))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 def test_bf16_autocast_picks_nearly_the_same_patches() -> None:

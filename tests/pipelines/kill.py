@@ -13,7 +13,7 @@ from tests.cluster.nodes import wait_for
 
 def kill_worker_after(run_dir: Path | str, step: int) -> None:
     """SIGKILL this session's train worker once the checkpoint of `step` is registered."""
-    wait_for(lambda: RunFolder(str(run_dir)).finished_steps() >= step, pause=0.02)
+    wait_for(lambda: RunFolder(str(run_dir)).finished_steps() >= step, seconds=300.0, pause=0.02)
     found = 0
     for process in psutil.Process().children(recursive=True):
         if "RayTrainWorker" in process.name() or any("RayTrainWorker" in part for part in process.cmdline()):

@@ -25,6 +25,7 @@ from tests.pipelines.mlflow_server import Server, free_port
 
 pytestmark = pytest.mark.slow
 STEPS = 45
+SECONDS = 300.0  # the longest that anything here may take
 RUN = "s3://lab/runs/first"
 
 
@@ -85,14 +86,14 @@ def test_a_machine_that_is_lost_while_mlflow_is_down_takes_no_point_with_it(
                 stdout=output,
                 stderr=output,
             )
-        wait_for(lambda: saved() >= 4, why=log.read_text, pause=0.3)
+        wait_for(lambda: saved() >= 4, SECONDS, why=log.read_text, pause=0.3)
     down = saved()
-    wait_for(lambda: saved() >= down + 4, why=log.read_text, pause=0.3)
+    wait_for(lambda: saved() >= down + 4, SECONDS, why=log.read_text, pause=0.3)
     handle = json.loads(RunFolder(RUN).read("tracking.json"))
     kill_worker_after(RUN, down + 4)
     shutil.rmtree(Path(handle["buffer_path"]).parent)
     with Server(tmp_path, server.port):
-        assert run.wait(240) == 0, log.read_text()
+        assert run.wait(SECONDS) == 0, log.read_text()
         client = MlflowClient(server.uri)
         points = client.get_metric_history(handle["run_id"], "loss")
         tracked = client.get_run(handle["run_id"])

@@ -7,7 +7,7 @@ from typing import get_args
 
 import torch
 
-from pipelines.precision import Precision, autocast, resolve_precision
+from pipelines.precision import Precision, autocast, fused_trains_faster, resolve_precision
 
 CPU = torch.device("cpu")
 
@@ -16,6 +16,12 @@ def test_auto_takes_bf16_only_where_the_cpu_multiplies_it() -> None:
     flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")).split()
     native = "amx_bf16" in flags or "avx512_bf16" in flags
     assert resolve_precision("auto", CPU) == (torch.bfloat16 if native else torch.float32)
+
+
+def test_only_bf16_on_cpus_leaves_the_fused_kernel() -> None:
+    assert not fused_trains_faster(torch.bfloat16, CPU)
+    assert fused_trains_faster(torch.float32, CPU)
+    assert fused_trains_faster(torch.bfloat16, torch.device("cuda"))
 
 
 def test_a_choice_is_obeyed() -> None:

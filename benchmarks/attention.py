@@ -1,0 +1,88 @@
+"""Attention of a ViT in training: torch's fused kernel beside plain matrix products, in turn on one machine.
+
+    python -m benchmarks.attention --out benchmarks/results/attention.json
+
+Forward and backward of one layer by itself. bf16 is measured where the hardware multiplies it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from benchmarks.report import markdown_table, write_results
+from benchmarks.timing import interleave, spread
+from pipelines.precision import resolve_precision
+
+# Views, heads, tokens, width of a head: of the recipes `grocery` and `paper-vit-b16` with fewer images, and ViT-S/16.
+SHAPES = {
+    "64 views of 64 px, 2 heads": (128, 2, 65, 32),
+    "ViT-S/16, 224 px, 32 views": (32, 6, 197, 64),
+    "ViT-B/16, 224 px, 16 views": (16, 12, 197, 64),
+}
+
+
+def main() -> None:
+    """Measure, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/attention.json"))
+    arguments = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtypes = dict.fromkeys((torch.float32, resolve_precision("auto", device)))
+    rows = [measure(name, dtype, device, arguments.rounds) for name in SHAPES for dtype in dtypes]
+    write_results(arguments.out, rows)
+    print(table(rows))
+
+
+def measure(name: str, dtype: torch.dtype, device: torch.device, rounds: int) -> dict[str, Any]:
+    """Return {layer, dtype, fused, plain}, the latter two in seconds, forward and backward together."""
+    q, k, v = (torch.randn(SHAPES[name], dtype=dtype, device=device, requires_grad=True) for _ in range(3))
+    ways = {
+        "fused": functools.partial(train, scaled_dot_product_attention, q, k, v),
+        "plain": functools.partial(train, plain, q, k, v),
+    }
+    for way in ways.values():
+        way()
+    times = {way: spread(seconds) for way, seconds in interleave(ways, rounds).items()}
+    return {"layer": name, "dtype": str(dtype).removeprefix("torch."), **times}
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Compute attention as timm does without the fused kernel, under autocast: the softmax is float32."""
+    weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).float().softmax(dim=-1)
+    return weights.to(v.dtype) @ v
+
+
+def train(attention: Any, q: Tensor, k: Tensor, v: Tensor) -> float:
+    """Run forward and backward, and wait for them."""
+    loss = attention(q, k, v).float().sum()
+    loss.backward()
+    return float(loss)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as Markdown."""
+    return markdown_table(
+        ("layer", "format", "fused, ms", "plain, ms", "fused / plain"),
+        [
+            (
+                row["layer"],
+                row["dtype"],
+                f"{1000 * row['fused']['median']:.1f}",
+                f"{1000 * row['plain']['median']:.1f}",
+                f"{row['fused']['median'] / row['plain']['median']:.2f}",
+            )
+            for row in rows
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

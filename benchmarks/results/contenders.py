@@ -1,0 +1,85 @@
+"""What benchmarks/results compares: the data sets, and the ways to pretrain on each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import PretrainConfig, load_recipe
+from pipelines.demo_images import generate_demo_images
+
+SEEDS = (0, 1, 2)
+MOCO, LODISC, LONGER = "MoCo v3", "LoDisc", "MoCo v3, for LoDisc's time"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to pretrain.
+
+    Attributes:
+        name: as tables show it.
+        overrides: fields of the recipe, by dotted name.
+        length: epochs, as a share of the recipe's.
+    """
+
+    name: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    length: float = 1.0
+
+    @property
+    def folder(self) -> str:
+        return "-".join("".join(letter if letter.isalnum() else " " for letter in self.name.lower()).split())
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Images to pretrain and to be scored on.
+
+    Attributes:
+        name: of the recipe, too.
+        train: labelled images to pretrain on, and the gallery.
+        watched: held-out images that curves are drawn of.
+        test: held-out images that every encoder is scored on, once.
+    """
+
+    name: str
+    train: str
+    watched: str
+    test: str
+
+    def config(self, contender: Contender, seed: int, storage: str) -> PretrainConfig:
+        """Return the config of a run."""
+        images = {"data.images": self.train, "data.eval_images": self.watched}
+        place = {"name": f"{self.name}-{contender.folder}-s{seed}", "storage": storage, "seed": seed}
+        config = load_recipe(self.name, {**images, **place, **contender.overrides})
+        if contender.length == 1.0:
+            return config
+        epochs = max(1, round(config.optim.epochs * contender.length))
+        return load_recipe(self.name, {**images, **place, **contender.overrides, "optim.epochs": epochs})
+
+
+# What a claim is made of, and what is varied about it one field at a time.
+MAIN = (
+    Contender(MOCO, {"model.local_weight": 0.0}),
+    Contender(LODISC),
+    Contender("LoDisc, pixels", {"model.local_view": "pixels"}),
+)
+VARIANTS = (
+    Contender("random pivots", {"model.pivots": "random"}),
+    Contender("last-layer pivots", {"model.pivots": "last"}),
+    Contender("rollout pivots", {"model.pivots": "rollout"}),
+    Contender("mask ratio 0.5", {"model.mask_ratio": 0.5}),
+    Contender("mask ratio 0.85", {"model.mask_ratio": 0.85}),
+    Contender("local weight 0.5", {"model.local_weight": 0.5}),
+    Contender("local weight 2", {"model.local_weight": 2.0}),
+)
+
+
+def data_sets(grocery: Path, storage: Path) -> tuple[DataSet, ...]:
+    """Return the demo images, which are made where there are none, and the Grocery Store photographs."""
+    made = storage / "demo-images"
+    generate_demo_images(str(made), seed=0, train_per_class=60, test_per_class=20)
+    demo = DataSet("demo", f"{made}/train", f"{made}/test", f"{made}/test")
+    return demo, DataSet("grocery", *(str(grocery / f"{split}.txt") for split in ("train", "val", "test")))

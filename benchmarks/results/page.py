@@ -1,0 +1,136 @@
+"""Write what benchmarks/results measured into docs/results.md: tables, differences and curves.
+
+    python -m benchmarks.results.page
+
+Of the page only what stands between `<!-- NAME -->` and `<!-- end -->` is written; the words are its authors'.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from benchmarks.report import markdown_table
+from benchmarks.results.contenders import LODISC, LONGER, MAIN, MOCO, VARIANTS
+from benchmarks.results.paired import difference
+from benchmarks.results.rows import UNTRAINED, Row, read
+
+RESULTS = Path("benchmarks/results/results.json")
+PAGE = Path("docs/results.md")
+CURVES = "docs/images/results-{}.png"
+SCORES = {
+    "knn/fine": "k-NN fine",
+    "knn/coarse": "k-NN coarse",
+    "retrieval/rank1": "Rank-1",
+    "retrieval/rank5": "Rank-5",
+    "retrieval/map": "mAP",
+    "linear/top1": "linear top-1",
+    "linear/top5": "linear top-5",
+    "rankme": "RankMe",
+}
+CLAIMED = ("retrieval/rank1", "knn/fine", "linear/top1")
+ORDER = [UNTRAINED, MOCO, LONGER, *(way.name for way in (*MAIN[1:], *VARIANTS))]
+WATCHED = {"eval/retrieval/rank1": "Rank-1, %", "eval/knn/fine": "k-NN fine, %", "eval/rankme": "RankMe"}
+COLOURS = {MOCO: "#D55E00", LODISC: "#0072B2", MAIN[2].name: "#009E73"}
+
+
+def main() -> None:
+    """Write the page."""
+    rows = read(RESULTS)
+    page = PAGE.read_text()
+    for data in dict.fromkeys(row["set"] for row in rows):
+        own = [row for row in rows if row["set"] == data]
+        page = put(page, f"scores {data}", scores_table(own))
+        page = put(page, f"costs {data}", costs_table(own))
+        page = put(page, f"differences {data}", differences_table(own))
+        draw_curves(own).savefig(CURVES.format(data), dpi=110)
+    PAGE.write_text(page)
+
+
+def put(page: str, name: str, text: str) -> str:
+    """Put a text between the marks of a name.
+
+    Raises:
+        ValueError: the page has no such marks.
+    """
+    marks = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    if not marks.search(page):
+        raise ValueError(f"{PAGE}: there is no place for {name!r}: <!-- {name} --> and <!-- end -->")
+    return marks.sub(lambda found: f"{found[1]}{text}\n{found[2]}", page)
+
+
+def by_contender(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each contender, by seed, in the order of the tables."""
+    found = {
+        name: sorted((row for row in rows if row["contender"] == name), key=lambda row: row["seed"]) for name in ORDER
+    }
+    return {name: own for name, own in found.items() if own}
+
+
+def scores_table(rows: Sequence[Row]) -> str:
+    """Return the mean and standard deviation over seeds of every score."""
+    cells = [
+        (name, *(spread([row["scores"][score] for row in own]) for score in SCORES))
+        for name, own in by_contender(rows).items()
+    ]
+    return markdown_table(("encoder", *SCORES.values()), cells)
+
+
+def costs_table(rows: Sequence[Row]) -> str:
+    """Return what each contender takes."""
+    cells = [
+        (
+            name,
+            own[0]["steps"],
+            spread([row["images_per_second"] for row in own], 0),
+            spread([row["seconds"] / 60 for row in own]),
+            spread([row["cpu_hours"] for row in own], 3),
+        )
+        for name, own in by_contender(rows).items()
+        if name != UNTRAINED
+    ]
+    return markdown_table(("encoder", "steps", "images/s", "minutes", "CPU-hours"), cells)
+
+
+def differences_table(rows: Sequence[Row]) -> str:
+    """Return LoDisc minus each other contender, of the scores that claims are made of."""
+    contenders = by_contender(rows)
+    lodisc = contenders.pop(LODISC)
+    cells = []
+    for name, own in contenders.items():
+        pairs = [([row["scores"][score] for row in lodisc], [row["scores"][score] for row in own]) for score in CLAIMED]
+        found = [difference(*pair) for pair in pairs]
+        cells.append((f"LoDisc - {name}", *(f"{one.mean:+.1f} ({one.low:+.1f} to {one.high:+.1f})" for one in found)))
+    return markdown_table(("difference", *(SCORES[score] for score in CLAIMED)), cells)
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Return mean and standard deviation."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+
+
+def draw_curves(rows: Sequence[Row]) -> Figure:
+    """Draw what was watched over the epochs of the main contenders: each seed thin, their mean thick."""
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    for axes, (metric, title) in zip(figure.subplots(1, len(WATCHED)), WATCHED.items(), strict=True):
+        for name, colour in COLOURS.items():
+            curves = [row["curves"][metric] for row in by_contender(rows).get(name, [])]
+            for curve in curves:
+                axes.plot(curve["epochs"], curve["values"], color=colour, linewidth=0.8, alpha=0.4)
+            if curves:
+                mean = [statistics.mean(values) for values in zip(*(curve["values"] for curve in curves), strict=True)]
+                axes.plot(curves[0]["epochs"], mean, color=colour, linewidth=2, marker="o", markersize=3, label=name)
+        axes.set(xlabel="epoch", title=title)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="0.9")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(COLOURS), frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
