@@ -64,7 +64,7 @@ def train(attention: Any, q: Tensor, k: Tensor, v: Tensor) -> float:
     """Run forward and backward, and wait for them."""
     loss = attention(q, k, v).float().sum()
     loss.backward()
-    return float(loss)
+    return loss.item()
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -10,13 +10,14 @@ test split is looked at once, for the best trial of each sweep and for the recip
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.grocery import score
 from benchmarks.report import markdown_table, write_results
 from cluster.connect import connect
 from pipelines.config import DataConfig, load_recipe
+from pipelines.evaluate import EvaluateConfig, evaluate
 from pipelines.pretrain import pretrain
 from pipelines.run_folder import FINISHED
 from pipelines.tracking import TrackingConfig, find_run
@@ -72,7 +73,7 @@ def measure_sweep(data: Path, storage: Path, scheduler: Any) -> dict[str, Any]:
         "trials": trials(found),
         "importance": {"epoch": found.common_epoch, **importance(found)},
         "best": found.best.name,
-        "test": score(data, storage / name / found.best.name, untrained=False),
+        "test": score(data, storage / name / found.best.name),
     }
 
 
@@ -89,7 +90,23 @@ def measure_recipe(data: Path, storage: Path) -> dict[str, Any]:
         split = {"data.images": str(data / "train.txt"), "data.eval_images": str(data / "val.txt")}
         own = {"name": RECIPE, "storage": str(storage), "resume": (storage / RECIPE / "config.yaml").exists()}
         pretrain(load_recipe("grocery", {**split, **SHORTER, **own}))
-    return {"scheduler": None, "best": RECIPE, "test": score(data, storage / RECIPE, untrained=False)}
+    return {"scheduler": None, "best": RECIPE, "test": score(data, storage / RECIPE)}
+
+
+def score(data: Path, run: Path) -> dict[str, float]:
+    """Evaluate a run's encoder on the test split, once: the scores are kept beside the run."""
+    output = run / "scores.json"
+    if not output.exists():
+        evaluate(
+            EvaluateConfig(
+                checkpoint=str(run),
+                images=str(data / "test.txt"),
+                gallery=str(data / "train.txt"),
+                output=str(output),
+            )
+        )
+    scores: dict[str, float] = json.loads(output.read_text())["scores"]
+    return scores
 
 
 def table(rows: list[dict[str, Any]]) -> str:

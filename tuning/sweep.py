@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -258,6 +259,8 @@ def sampler(config: SweepConfig, objective: Objective, concurrent: int) -> Searc
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # It warns of lists among the choices, which only a storage of its own could not keep.
+    warnings.filterwarnings("ignore", message="Choices for a categorical distribution", category=UserWarning)
     # A third of the trials at random, and none where another one is just running.
     tpe = optuna.samplers.TPESampler(
         n_startup_trials=max(1, config.trial_count() // 3), constant_liar=True, seed=config.seed

@@ -1,32 +1,33 @@
 """What LoDisc buys: every contender, three seeds, on photographs of groceries and on the demo images.
 
-    python -m benchmarks.results --data GROCERY --storage runs --out benchmarks/results/results.json
+    python -m benchmarks.results.costs --data GROCERY
+    python -m benchmarks.results --data GROCERY --storage runs
+    python -m benchmarks.results.page
 
 GROCERY is the folder of the Grocery Store Dataset (train.txt, val.txt, test.txt). Runs that `storage` holds already are
-not run again, and what was cut off goes on. `--out` is written after each run; `python -m benchmarks.results.page`
-makes docs/results.md of it. No recipe was chosen by these test images.
+not run again, and what was cut off goes on. benchmarks/results/demo.json and grocery.json are written after each run;
+the last command makes docs/results.md of them. No recipe was chosen by these test images.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
-from benchmarks.results.contenders import LODISC, LONGER, MAIN, MOCO, SEEDS, VARIANTS, Contender, DataSet, data_sets
-from benchmarks.results.rows import UNTRAINED, Row, keep, read
+from benchmarks.results.contenders import LODISC, MAIN, SEEDS, VARIANTS, Contender, DataSet, data_sets
+from benchmarks.results.costs import for_the_time_of, read_costs
+from benchmarks.results.rows import UNTRAINED, Row, keep, path_of
 from cluster.connect import connect
 from lodisc.encoder import Encoder
 from lodisc.views import normalise
 from pipelines.checkpoint import load_encoder
 from pipelines.evaluate import score
 from pipelines.features import Features, all_or_none
-from pipelines.images import load_images
+from pipelines.images import load_images, with_views
 from pipelines.precision import autocast, resolve_precision
 from pipelines.pretrain import pretrain
 from pipelines.run_folder import FINISHED
@@ -38,39 +39,28 @@ CPU = torch.device("cpu")
 
 
 def main() -> None:
-    """Run what is missing, and write the table after each run."""
+    """Run what is missing, and write the rows after each run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--storage", type=Path, default=Path("runs"))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/results.json"))
+    parser.add_argument("--sets", nargs="+", default=["demo", "grocery"])
     arguments = parser.parse_args()
     with connect():
         for data in data_sets(arguments.data, arguments.storage):
-            measure(data, str(arguments.storage), arguments.out)
+            if data.name in arguments.sets:
+                measure(data, str(arguments.storage), path_of(data.name))
 
 
 def measure(data: DataSet, storage: str, out: Path) -> None:
     """Run and score all contenders on a data set, seed by seed, so that what is there at any time can be compared."""
     judge = Judge(data, storage)
-    for contenders in (MAIN, VARIANTS):
+    longer = for_the_time_of(LODISC, read_costs(data.name))
+    for contenders in ((*MAIN, longer, *data.more), VARIANTS):
         for seed in SEEDS:
+            judge.draw_views(seed)
             for contender in contenders:
                 keep(out, judge.row(contender, seed))
-        if contenders is MAIN:
-            longer = for_the_time_of(LODISC, read(out), data.name)
-            for seed in SEEDS:
-                keep(out, judge.row(longer, seed))
-                keep(out, judge.untrained(seed))
-
-
-def for_the_time_of(name: str, rows: list[Row], data: str) -> Contender:
-    """Return MoCo v3, trained for as long as a contender was; epochs are rounded up."""
-
-    def seconds(contender: str) -> float:
-        return statistics.mean(row["seconds"] for row in rows if (row["set"], row["contender"]) == (data, contender))
-
-    share = seconds(name) / seconds(MOCO)
-    return replace(MAIN[0], name=LONGER, length=share)
+            keep(out, judge.untrained(seed))
 
 
 class Judge:
@@ -84,6 +74,10 @@ class Judge:
         self.images = load_images(config)
         self.decoded = {name: Decoded(rows) for name, rows in load_images(on_test).decoded.items()}
 
+    def draw_views(self, seed: int) -> None:
+        """Draw all views of the runs of a seed that are as long as the recipe says; they share them."""
+        self.images = with_views(self.images, self.data.config(MAIN[0], seed, self.storage))
+
     def row(self, contender: Contender, seed: int) -> Row:
         """Return what one run costs and gives, running it where it has not been."""
         config = self.data.config(contender, seed, self.storage)
@@ -91,23 +85,18 @@ class Judge:
         if not (folder / FINISHED).exists():
             pretrain(replace(config, resume=(folder / "config.yaml").exists()), images=self.images)
         encoder, about = load_encoder(str(folder))
-        record = read_record(about["tracking_uri"], about["run_id"])
-        rate = statistics.median(record.curves["throughput/images_per_second"].values)
-        seconds = about["step"] * config.optim.batch_size / rate
+        curves = read_record(about["tracking_uri"], about["run_id"]).curves
         return self._row(contender.name, seed, encoder) | {
             "epochs": config.optim.epochs,
             "steps": about["step"],
-            "images_per_second": rate,
-            "seconds": seconds,
-            "cpu_hours": seconds / 3600 * (psutil.cpu_count() or 1),
-            "curves": {name: vars(record.curves[name]) for name in WATCHED},
+            "curves": {name: vars(curves[name]) for name in WATCHED},
         }
 
     def untrained(self, seed: int) -> Row:
         """Return what the encoder gives that the runs of a seed start from."""
         config = self.data.config(MAIN[0], seed, self.storage)
         encoder, _ = load_encoder(str(Path(self.storage) / str(config.name)), untrained=True)
-        return self._row(UNTRAINED, seed, encoder) | {"epochs": 0, "steps": 0, "seconds": 0.0, "curves": {}}
+        return self._row(UNTRAINED, seed, encoder) | {"epochs": 0, "steps": 0, "curves": {}}
 
     def _row(self, contender: str, seed: int, encoder: Encoder) -> Row:
         features = {name: images.features(encoder) for name, images in self.decoded.items()}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +43,22 @@ class DataSet:
         train: labelled images to pretrain on, and the gallery.
         watched: held-out images that curves are drawn of.
         test: held-out images that every encoder is scored on, once.
+        more: contenders on this set alone.
     """
 
     name: str
     train: str
     watched: str
     test: str
+    more: tuple[Contender, ...] = ()
 
     def config(self, contender: Contender, seed: int, storage: str) -> PretrainConfig:
         """Return the config of a run."""
         images = {"data.images": self.train, "data.eval_images": self.watched}
         place = {"name": f"{self.name}-{contender.folder}-s{seed}", "storage": storage, "seed": seed}
         config = load_recipe(self.name, {**images, **place, **contender.overrides})
-        if contender.length == 1.0:
-            return config
-        epochs = max(1, round(config.optim.epochs * contender.length))
-        return load_recipe(self.name, {**images, **place, **contender.overrides, "optim.epochs": epochs})
+        epochs = math.ceil(config.optim.epochs * contender.length - 1e-9)
+        return replace(config, optim=replace(config.optim, epochs=epochs))
 
 
 # What a claim is made of, and what is varied about it one field at a time.
@@ -82,4 +83,5 @@ def data_sets(grocery: Path, storage: Path) -> tuple[DataSet, ...]:
     made = storage / "demo-images"
     generate_demo_images(str(made), seed=0, train_per_class=60, test_per_class=20)
     demo = DataSet("demo", f"{made}/train", f"{made}/test", f"{made}/test")
-    return demo, DataSet("grocery", *(str(grocery / f"{split}.txt") for split in ("train", "val", "test")))
+    train, val, test = (str(grocery / f"{split}.txt") for split in ("train", "val", "test"))
+    return demo, DataSet("grocery", train, val, test)

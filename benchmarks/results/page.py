@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from benchmarks.report import markdown_table
 from benchmarks.results.contenders import LODISC, LONGER, MAIN, MOCO, VARIANTS
+from benchmarks.results.costs import read_costs
 from benchmarks.results.paired import difference
-from benchmarks.results.rows import UNTRAINED, Row, read
+from benchmarks.results.rows import UNTRAINED, Row, path_of, read
 
-RESULTS = Path("benchmarks/results/results.json")
 PAGE = Path("docs/results.md")
+SETS = ("demo", "grocery")
 CURVES = "docs/images/results-{}.png"
 SCORES = {
     "knn/fine": "k-NN fine",
@@ -40,12 +41,11 @@ COLOURS = {MOCO: "#D55E00", LODISC: "#0072B2", MAIN[2].name: "#009E73"}
 
 def main() -> None:
     """Write the page."""
-    rows = read(RESULTS)
     page = PAGE.read_text()
-    for data in dict.fromkeys(row["set"] for row in rows):
-        own = [row for row in rows if row["set"] == data]
+    for data in SETS:
+        own = read(path_of(data))
         page = put(page, f"scores {data}", scores_table(own))
-        page = put(page, f"costs {data}", costs_table(own))
+        page = put(page, f"costs {data}", costs_table(own, read_costs(data)))
         page = put(page, f"differences {data}", differences_table(own))
         draw_curves(own).savefig(CURVES.format(data), dpi=110)
     PAGE.write_text(page)
@@ -80,19 +80,16 @@ def scores_table(rows: Sequence[Row]) -> str:
     return markdown_table(("encoder", *SCORES.values()), cells)
 
 
-def costs_table(rows: Sequence[Row]) -> str:
-    """Return what each contender takes."""
-    cells = [
-        (
-            name,
-            own[0]["steps"],
-            spread([row["images_per_second"] for row in own], 0),
-            spread([row["seconds"] / 60 for row in own]),
-            spread([row["cpu_hours"] for row in own], 3),
-        )
-        for name, own in by_contender(rows).items()
-        if name != UNTRAINED
-    ]
+def costs_table(rows: Sequence[Row], costs: Mapping[str, Row]) -> str:
+    """Return what each contender takes, by the cost of a step; longer runs have the steps of the one they prolong."""
+    cells = []
+    for name, own in by_contender(rows).items():
+        cost = costs.get(MOCO if name.startswith(MOCO) else name)
+        if cost is not None:
+            steps = own[0]["steps"]
+            hours = steps * cost["cpu_hours_per_step"]
+            minutes = steps * cost["seconds"]["median"] / 60
+            cells.append((name, steps, f"{cost['images_per_second']:.0f}", f"{minutes:.1f}", f"{hours:.3f}"))
     return markdown_table(("encoder", "steps", "images/s", "minutes", "CPU-hours"), cells)
 
 

@@ -1,4 +1,4 @@
-"""The rows of results.json: a run each, {set, contender, seed, scores, curves} and what it cost."""
+"""The rows of demo.json and grocery.json: a run each, {set, contender, seed, scores, curves}, epochs and steps."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from benchmarks.report import machine
 
 Row = dict[str, Any]
 UNTRAINED = "untrained"
+
+
+def path_of(data: str) -> Path:
+    """Return the file of a data set's rows."""
+    return Path("benchmarks/results") / f"{data}.json"
 
 
 def read(path: Path) -> list[Row]:

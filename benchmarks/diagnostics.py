@@ -1,0 +1,104 @@
+"""What the training curves look like when a run is well, and when it is not: four real runs on the demo images.
+
+    python -m benchmarks.diagnostics --storage runs --out benchmarks/results/diagnostics.json
+
+Draws docs/images/diagnostics.png, which docs/method.md explains. Runs that `storage` holds already are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.report import markdown_table, write_results
+from cluster.connect import connect
+from pipelines.charts import running_mean
+from pipelines.config import load_recipe
+from pipelines.demo_images import generate_demo_images
+from pipelines.pretrain import pretrain
+from pipelines.run_folder import FINISHED
+from pipelines.run_record import read_record
+
+HEALTHY = "healthy"
+CASES: dict[str, dict[str, Any]] = {
+    HEALTHY: {},
+    "collapse: learning rate x 30": {"optim.base_lr": 0.24, "optim.clip_norm": None, "optim.warmup_epochs": 0},
+    "batch of 4": {"optim.batch_size": 4, "optim.base_lr": 0.064},
+    "temperature 2": {"model.temperature": 2.0},
+}
+CURVES = {
+    "loss": "loss",
+    "contrastive/top1": "contrastive/top1, %",
+    "feature/std": "feature/std",
+    "feature/effective_rank": "feature/effective_rank",
+    "pivots/entropy": "pivots/entropy",
+    "eval/knn/fine": "eval/knn/fine, %",
+}
+POINTS = 150
+PICTURE = Path("docs/images/diagnostics.png")
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Run what is missing, write the curves, draw them and print where they end."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--storage", type=Path, default=Path("runs"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/diagnostics.json"))
+    arguments = parser.parse_args()
+    with connect():
+        rows = [measure(case, overrides, arguments.storage) for case, overrides in CASES.items()]
+    write_results(arguments.out, rows)
+    draw(rows).savefig(PICTURE, dpi=100)
+    print(table(rows))
+
+
+def measure(case: str, overrides: Mapping[str, Any], storage: Path) -> Row:
+    """Return {case, overrides, curves}, running the case where it has not been."""
+    made = storage / "demo-images"
+    generate_demo_images(str(made), seed=0, train_per_class=60, test_per_class=20)
+    images = {"data.images": f"{made}/train", "data.eval_images": f"{made}/test"}
+    name = "diagnostics-" + case.split(":")[0].replace(" ", "-")
+    place = {"storage": str(storage), "name": name, "evaluation.every_epochs": 1}
+    folder = storage / name
+    if not (folder / FINISHED).exists():
+        pretrain(load_recipe("demo", {**images, **place, **overrides, "resume": (folder / "config.yaml").exists()}))
+    done = json.loads((folder / FINISHED).read_text())
+    curves = read_record(done["tracking_uri"], done["run_id"]).curves
+    shown = {name: thinned(vars(curves[name])) for name in CURVES}
+    return {"case": case, "overrides": dict(overrides), "curves": shown}
+
+
+def thinned(curve: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """Return every so manieth point of a curve, the last among them."""
+    step = -(-len(curve["epochs"]) // POINTS)
+    return {name: [round(value, 4) for value in values[::-step][::-1]] for name, values in curve.items()}
+
+
+def draw(rows: Sequence[Row]) -> Figure:
+    """Draw a chart for each curve, a line for each case; of dense curves the running mean."""
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    for axes, (name, title) in zip(figure.subplots(2, 3).flat, CURVES.items(), strict=True):
+        for row in rows:
+            epochs, values = row["curves"][name]["epochs"], row["curves"][name]["values"]
+            smooth = running_mean(values, len(values) // 15)
+            axes.plot(epochs, smooth, label=row["case"], linewidth=2.4 if row["case"] == HEALTHY else 1.4)
+        axes.set(title=title, xlabel="epoch")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="0.9")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(rows), frameon=False)
+    return figure
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the last values as Markdown."""
+    cells = [(row["case"], *(f"{row['curves'][name]['values'][-1]:.3g}" for name in CURVES)) for row in rows]
+    return markdown_table(("run", *CURVES), cells)
+
+
+if __name__ == "__main__":
+    main()
