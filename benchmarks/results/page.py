@@ -15,7 +15,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmarks.report import markdown_table
-from benchmarks.results.contenders import LODISC, LONGER, MAIN, MOCO, VARIANTS
+from benchmarks.results.contenders import LODISC, LONGER, MAIN, MOCO, OWN_VIEWS, VARIANTS
 from benchmarks.results.costs import read_costs
 from benchmarks.results.paired import difference
 from benchmarks.results.rows import UNTRAINED, Row, path_of, read
@@ -34,7 +34,7 @@ SCORES = {
     "rankme": "RankMe",
 }
 CLAIMED = ("retrieval/rank1", "knn/fine", "linear/top1")
-ORDER = [UNTRAINED, MOCO, LONGER, *(way.name for way in (*MAIN[1:], *VARIANTS))]
+ORDER = [UNTRAINED, MOCO, LONGER, OWN_VIEWS, *(way.name for way in (*MAIN[1:], *VARIANTS))]
 WATCHED = {"eval/retrieval/rank1": "Rank-1, %", "eval/knn/fine": "k-NN fine, %", "eval/rankme": "RankMe"}
 COLOURS = {MOCO: "#D55E00", LODISC: "#0072B2", MAIN[2].name: "#009E73"}
 
