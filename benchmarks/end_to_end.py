@@ -25,10 +25,11 @@ from benchmarks.photographs import make_photographs
 from benchmarks.report import markdown_table, write_results
 from benchmarks.timing import in_new_process, spread
 from cluster.connect import connect
+from lodisc.attention import fuse_attention
 from lodisc.model import LoDisc
 from lodisc.views import normalise
 from pipelines.config import PretrainConfig, load_recipe
-from pipelines.precision import autocast, resolve_precision
+from pipelines.precision import autocast, fused_trains_faster, resolve_precision
 from pipelines.prepare import PrepareConfig, prepare
 from pipelines.pretrain import PretrainResult, pretrain
 from pipelines.stopwatch import PHASES
@@ -100,6 +101,7 @@ def time_steps(config: PretrainConfig, seconds: float = 20.0) -> float:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = resolve_precision(config.optim.precision, device)
     model = LoDisc(config.encoder, config.model).to(device)
+    fuse_attention(model.encoder.vit, fused_trains_faster(dtype, device))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
     size = config.encoder.image_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -53,6 +54,18 @@ def markdown_table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> s
     columns = [str(cell) for cell in header]
     lines = [columns, ["---"] * len(columns), *([str(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def put(page: str, name: str, text: str) -> str:
+    """Return a page with a text between its marks `<!-- NAME -->` and `<!-- end -->`, in place of what was there.
+
+    Raises:
+        ValueError: the page has no such marks.
+    """
+    marks = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    if not marks.search(page):
+        raise ValueError(f"there is no place for {name!r}: <!-- {name} --> and <!-- end -->")
+    return marks.sub(lambda found: f"{found[1]}{text}\n{found[2]}", page)
 
 
 def write_results(path: Path, rows: list[dict[str, Any]]) -> None:

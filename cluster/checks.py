@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import ray
 import torch
 from ray.util.state import list_nodes
 
@@ -101,8 +100,7 @@ def check_clocks(nodes: list[Node]) -> Finding:
 
 def check_dashboard() -> Finding:
     try:
-        # Without the address Ray looks for a cluster on this machine, and finds another or two.
-        list_nodes(ray.get_runtime_context().gcs_address, limit=1, timeout=SECONDS_FOR_DASHBOARD)
+        list_nodes(limit=1, timeout=SECONDS_FOR_DASHBOARD)
     except Exception as error:  # Ray raises many kinds
         advice = "install `ray[default]` and start the head with its dashboard: Ray Train asks it which runs ended"
         return Finding("problem", "dashboard", f"the head's does not answer: {type(error).__name__}", advice)

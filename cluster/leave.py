@@ -74,7 +74,6 @@ def _trains(node: str) -> bool | None:
     wanted: list[tuple[str, str, str | bool | int | float]]
     wanted = [("node_id", "=", node), ("class_name", "=", WORKER), ("state", "=", "ALIVE")]
     try:
-        # Without the address Ray looks for a cluster on this machine, and finds another or two.
-        return bool(list_actors(ray.get_runtime_context().gcs_address, filters=wanted, limit=1))
+        return bool(list_actors(filters=wanted, limit=1))
     except (RayStateApiException, OSError):
         return None

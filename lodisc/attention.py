@@ -49,8 +49,8 @@ def recorded_attention(vit: VisionTransformer, full: bool = False) -> Iterator[l
 def fuse_attention(vit: VisionTransformer, fused: bool) -> None:
     """Have every block of a ViT compute its attention by torch's fused kernel or by plain matrix products.
 
-    The results are the same. Of plain products memory grows with the square of the tokens, but the backward pass of the
-    fused kernel is slow on CPUs in bf16 (`benchmarks/attention.py`).
+    The results are the same up to rounding. Of plain products memory grows with the square of the tokens, but the
+    backward pass of the fused kernel is slow on CPUs in bf16 (`benchmarks/attention.py`).
     """
     layers: list[Any] = [block.attn for block in vit.blocks]
     for layer in layers:

@@ -16,8 +16,8 @@ def draw_weights(vit: VisionTransformer, grid: tuple[int, int]) -> None:
 
     Linear layers are Xavier uniform, queries, keys and values each by itself; so is the patch embedding, as the linear
     layer that it is. Positions begin as sines and cosines of row and column, those of the tokens before the patches as
-    0. timm's own start, normal with deviation 0.02 throughout, leaves a narrow ViT's blocks and positions almost
-    without effect.
+    0; they learn on, where MoCo v3 leaves them. timm's own start, normal with deviation 0.02 throughout, leaves a
+    narrow ViT's blocks and positions almost without effect.
 
     Args:
         vit: a ViT with timm's plain patch embedding.

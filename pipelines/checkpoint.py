@@ -189,7 +189,8 @@ def load_encoder(path: str, untrained: bool = False, momentum: bool = False) -> 
 
     Args:
         path: a checkpoint folder or a run folder, local or URI.
-        untrained: give the encoder as it was before the first step, from the initial weights kept beside the state.
+        untrained: give the encoder as it was before the first step: drawn again from the run's seed, or read again from
+            where the config says.
         momentum: give the momentum encoder, whose attention places the pivots in training. Before the first step it is
             the base encoder.
 

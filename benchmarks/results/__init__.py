@@ -1,1 +1,1 @@
-"""What was measured, a file a benchmark; and what makes docs/results.md of results.json."""
+"""What was measured, a file a benchmark; and what makes docs/results.md of some of them."""

@@ -1,4 +1,4 @@
-"""What LoDisc buys: every contender, three seeds, on photographs of groceries and on the demo images.
+"""What LoDisc buys: every contender, three seeds, on photographs of groceries and on made birds.
 
     python -m benchmarks.results.costs --data GROCERY
     python -m benchmarks.results --data GROCERY --storage runs
@@ -18,24 +18,26 @@ from typing import Any
 
 import torch
 
-from benchmarks.results.contenders import LODISC, MAIN, SEEDS, VARIANTS, Contender, DataSet, data_sets
-from benchmarks.results.costs import for_the_time_of, read_costs
-from benchmarks.results.rows import UNTRAINED, Row, keep, path_of
+from benchmarks.report import cpu_name
+from benchmarks.results.contenders import LODISC, MAIN, SEEDS, SETS, VARIANTS, Contender, DataSet, data_set, longer
+from benchmarks.results.costs import read_costs, time_share
+from benchmarks.results.rows import UNTRAINED, WATCHED, Row, keep, path_of
 from cluster.connect import connect
 from lodisc.encoder import Encoder
 from lodisc.views import normalise
 from pipelines.checkpoint import load_encoder
+from pipelines.config import PretrainConfig, to_dict
 from pipelines.evaluate import score
 from pipelines.features import Features, all_or_none
-from pipelines.images import load_images, with_views
+from pipelines.images import images_for, load_images, with_views
 from pipelines.precision import autocast, resolve_precision
 from pipelines.pretrain import pretrain
 from pipelines.run_folder import FINISHED
 from pipelines.run_record import read_record
 
 ALL = 10**9  # images: more than any set has
-WATCHED = ("eval/knn/fine", "eval/retrieval/rank1", "eval/rankme")
 CPU = torch.device("cpu")
+DECISIVE = ("data", "encoder", "model", "views", "optim", "seed")
 
 
 def main() -> None:
@@ -43,24 +45,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--storage", type=Path, default=Path("runs"))
-    parser.add_argument("--sets", nargs="+", default=["demo", "grocery"])
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     arguments = parser.parse_args()
     with connect():
-        for data in data_sets(arguments.data, arguments.storage):
-            if data.name in arguments.sets:
-                measure(data, str(arguments.storage), path_of(data.name))
+        for name in arguments.sets:
+            measure(data_set(name, arguments.data, arguments.storage), str(arguments.storage), path_of(name))
 
 
 def measure(data: DataSet, storage: str, out: Path) -> None:
     """Run and score all contenders on a data set, seed by seed, so that what is there at any time can be compared."""
     judge = Judge(data, storage)
-    longer = for_the_time_of(LODISC, read_costs(data.name))
-    for contenders in ((*MAIN, longer, *data.more), VARIANTS):
+    more = longer(data, time_share(LODISC, read_costs(data.name)))
+    for contenders in ((*MAIN, *more), VARIANTS):
         for seed in SEEDS:
-            judge.draw_views(seed)
+            judge.prepare(contenders, seed)
             for contender in contenders:
                 keep(out, judge.row(contender, seed))
-            keep(out, judge.untrained(seed))
+            if contenders is not VARIANTS:
+                keep(out, judge.untrained(seed))
 
 
 class Judge:
@@ -74,17 +76,29 @@ class Judge:
         self.images = load_images(config)
         self.decoded = {name: Decoded(rows) for name, rows in load_images(on_test).decoded.items()}
 
-    def draw_views(self, seed: int) -> None:
-        """Draw all views of the runs of a seed that are as long as the recipe says; they share them."""
-        self.images = with_views(self.images, self.data.config(MAIN[0], seed, self.storage))
+    def prepare(self, contenders: tuple[Contender, ...], seed: int) -> None:
+        """Draw the views that the runs of a seed share, and decode what they are watched by, where one is missing."""
+        config = self.data.config(MAIN[0], seed, self.storage)
+        if not all(self._finished(self.data.config(contender, seed, self.storage)) for contender in contenders):
+            self.images = with_views(images_for(self.images, config), config)
+
+    def _finished(self, config: PretrainConfig) -> bool:
+        return (Path(config.storage) / str(config.name) / FINISHED).exists()
 
     def row(self, contender: Contender, seed: int) -> Row:
-        """Return what one run costs and gives, running it where it has not been."""
+        """Return what one run gives, running it where it has not been.
+
+        Raises:
+            ValueError: there is a run of that name with another config.
+        """
         config = self.data.config(contender, seed, self.storage)
         folder = Path(self.storage) / str(config.name)
-        if not (folder / FINISHED).exists():
+        if not self._finished(config):
             pretrain(replace(config, resume=(folder / "config.yaml").exists()), images=self.images)
         encoder, about = load_encoder(str(folder))
+        wanted = to_dict(config)
+        if differing := [name for name in DECISIVE if about["config"][name] != wanted[name]]:
+            raise ValueError(f"{folder}: a run with another config ({', '.join(differing)}); remove it or its storage")
         curves = read_record(about["tracking_uri"], about["run_id"]).curves
         return self._row(contender.name, seed, encoder) | {
             "epochs": config.optim.epochs,
@@ -101,7 +115,8 @@ class Judge:
     def _row(self, contender: str, seed: int, encoder: Encoder) -> Row:
         features = {name: images.features(encoder) for name, images in self.decoded.items()}
         scores = score(features["held_out"], features["gallery"])
-        return {"set": self.data.name, "contender": contender, "seed": seed, "scores": scores}
+        run = {"set": self.data.name, "contender": contender, "seed": seed}
+        return {**run, "cpu": cpu_name(), "scores": scores}
 
 
 class Decoded:

@@ -7,21 +7,19 @@ Of the page only what stands between `<!-- NAME -->` and `<!-- end -->` is writt
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.report import markdown_table
-from benchmarks.results.contenders import LODISC, LONGER, MAIN, MOCO, OWN_VIEWS, VARIANTS
+from benchmarks.report import markdown_table, put
+from benchmarks.results.contenders import LODISC, LONGER, MAIN, MOCO, SETS, VARIANTS
 from benchmarks.results.costs import read_costs
 from benchmarks.results.paired import difference
-from benchmarks.results.rows import UNTRAINED, Row, path_of, read
+from benchmarks.results.rows import UNTRAINED, WATCHED, Row, path_of, read
 
 PAGE = Path("docs/results.md")
-SETS = ("demo", "grocery")
 CURVES = "docs/images/results-{}.png"
 SCORES = {
     "knn/fine": "k-NN fine",
@@ -34,8 +32,7 @@ SCORES = {
     "rankme": "RankMe",
 }
 CLAIMED = ("retrieval/rank1", "knn/fine", "linear/top1")
-ORDER = [UNTRAINED, MOCO, LONGER, OWN_VIEWS, *(way.name for way in (*MAIN[1:], *VARIANTS))]
-WATCHED = {"eval/retrieval/rank1": "Rank-1, %", "eval/knn/fine": "k-NN fine, %", "eval/rankme": "RankMe"}
+ORDER = [UNTRAINED, MOCO, LONGER, f"{LONGER}, own views", *(way.name for way in (*MAIN[1:], *VARIANTS))]
 COLOURS = {MOCO: "#D55E00", LODISC: "#0072B2", MAIN[2].name: "#009E73"}
 
 
@@ -49,18 +46,6 @@ def main() -> None:
         page = put(page, f"differences {data}", differences_table(own))
         draw_curves(own).savefig(CURVES.format(data), dpi=110)
     PAGE.write_text(page)
-
-
-def put(page: str, name: str, text: str) -> str:
-    """Put a text between the marks of a name.
-
-    Raises:
-        ValueError: the page has no such marks.
-    """
-    marks = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
-    if not marks.search(page):
-        raise ValueError(f"{PAGE}: there is no place for {name!r}: <!-- {name} --> and <!-- end -->")
-    return marks.sub(lambda found: f"{found[1]}{text}\n{found[2]}", page)
 
 
 def by_contender(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -81,34 +66,37 @@ def scores_table(rows: Sequence[Row]) -> str:
 
 
 def costs_table(rows: Sequence[Row], costs: Mapping[str, Row]) -> str:
-    """Return what each contender takes, by the cost of a step; longer runs have the steps of the one they prolong."""
+    """Return what the steps of each contender take, by the cost of one; longer runs have the steps of a shorter one."""
     cells = []
     for name, own in by_contender(rows).items():
         cost = costs.get(MOCO if name.startswith(MOCO) else name)
         if cost is not None:
             steps = own[0]["steps"]
-            hours = steps * cost["cpu_hours_per_step"]
-            minutes = steps * cost["seconds"]["median"] / 60
+            hours, minutes = steps * cost["cpu_hours_per_step"], steps * cost["seconds"]["median"] / 60
             cells.append((name, steps, f"{cost['images_per_second']:.0f}", f"{minutes:.1f}", f"{hours:.3f}"))
     return markdown_table(("encoder", "steps", "images/s", "minutes", "CPU-hours"), cells)
 
 
 def differences_table(rows: Sequence[Row]) -> str:
-    """Return LoDisc minus each other contender, of the scores that claims are made of."""
-    contenders = by_contender(rows)
-    lodisc = contenders.pop(LODISC)
+    """Return LoDisc minus each other contender over the seeds that both have, of the scores that claims are made of."""
+    contenders = {name: {row["seed"]: row["scores"] for row in own} for name, own in by_contender(rows).items()}
+    lodisc = contenders.pop(LODISC, {})
     cells = []
     for name, own in contenders.items():
-        pairs = [([row["scores"][score] for row in lodisc], [row["scores"][score] for row in own]) for score in CLAIMED]
-        found = [difference(*pair) for pair in pairs]
-        cells.append((f"LoDisc - {name}", *(f"{one.mean:+.1f} ({one.low:+.1f} to {one.high:+.1f})" for one in found)))
-    return markdown_table(("difference", *(SCORES[score] for score in CLAIMED)), cells)
+        seeds = sorted(lodisc.keys() & own.keys())
+        if len(seeds) > 1:
+            pairs = [
+                ([lodisc[seed][score] for seed in seeds], [own[seed][score] for seed in seeds]) for score in CLAIMED
+            ]
+            found = [difference(*pair) for pair in pairs]
+            cells.append((name, len(seeds), *(f"{one.mean:+.1f} ({one.low:+.1f} to {one.high:+.1f})" for one in found)))
+    return markdown_table(("LoDisc minus", "seeds", *(SCORES[score] for score in CLAIMED)), cells)
 
 
-def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Return mean and standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+def spread(values: Sequence[float]) -> str:
+    """Return mean and standard deviation, which one value has not."""
+    mean = f"{statistics.mean(values):.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 def draw_curves(rows: Sequence[Row]) -> Figure:

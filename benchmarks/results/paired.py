@@ -25,11 +25,6 @@ class Difference:
     low: float
     high: float
 
-    @property
-    def shown(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.low > 0 or self.high < 0
-
 
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
     """Return ours - theirs, where the values at one place have the seed in common, with its 95 % interval.

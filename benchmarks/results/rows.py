@@ -1,4 +1,4 @@
-"""The rows of demo.json and grocery.json: a run each, {set, contender, seed, scores, curves}, epochs and steps."""
+"""The rows of demo.json and grocery.json: a run each, {set, contender, seed, cpu, epochs, steps, scores, curves}."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import machine
-
 Row = dict[str, Any]
 UNTRAINED = "untrained"
+# Curves that rows keep, and how they are called.
+WATCHED = {"eval/retrieval/rank1": "Rank-1, %", "eval/knn/fine": "k-NN fine, %", "eval/rankme": "RankMe"}
 
 
 def path_of(data: str) -> Path:
@@ -28,6 +28,9 @@ def keep(path: Path, row: Row) -> None:
     same = ("set", "contender", "seed")
     others = [other for other in read(path) if any(other[name] != row[name] for name in same)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": machine(), "rows": [*others, row]}, indent=1) + "\n")
+    # Beside it first: who is killed here should lose no hour's work.
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"rows": [*others, row]}, indent=1) + "\n")
+    partial.replace(path)
     scores = "  ".join(f"{name} {value:.1f}" for name, value in row["scores"].items())
     print(f"{row['set']}: {row['contender']}, seed {row['seed']}: {scores}", flush=True)

@@ -12,5 +12,5 @@ def test_both_ways_compute_the_same() -> None:
 
 
 def test_table() -> None:
-    row = measure("64 views of 64 px, 2 heads", torch.float32, torch.device("cpu"), rounds=1)
+    row = measure("recipe grocery, 128 views of 64 px", torch.float32, torch.device("cpu"), rounds=1)
     assert "| float32 |" in table([row])

@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
-from benchmarks.results.contenders import LODISC, LONGER, MAIN, MOCO, SEEDS, VARIANTS, DataSet
-from benchmarks.results.costs import for_the_time_of, measure_costs
-from benchmarks.results.page import CLAIMED, PAGE, SCORES, differences_table, draw_curves, put, scores_table
+from benchmarks.report import put
+from benchmarks.results import costs
+from benchmarks.results.contenders import LODISC, LONGER, MAIN, MOCO, SEEDS, SETS, VARIANTS, DataSet, data_set, longer
+from benchmarks.results.costs import time_share
+from benchmarks.results.page import (
+    CLAIMED,
+    CURVES,
+    PAGE,
+    SCORES,
+    costs_table,
+    differences_table,
+    draw_curves,
+    scores_table,
+)
 from benchmarks.results.paired import difference
 from benchmarks.results.rows import UNTRAINED, keep, read
+from lodisc.encoder import Encoder
 from pipelines.config import to_dict
 
+GREY = {"views.grey_probability": 1.0}
 DATA = DataSet("demo", "train", "watched", "test")
 T_OF_TWO = 4.302653  # the 97.5 % point of Student's t with 2 degrees of freedom
 
@@ -40,19 +55,42 @@ def test_contenders_differ_from_the_recipe_in_what_they_are_named_for() -> None:
 
 
 def test_longer_runs_take_as_long_as_lodisc() -> None:
-    costs = {MOCO: {"seconds": {"median": 0.1}}, LODISC: {"seconds": {"median": 0.12}}}
-    longer = for_the_time_of(LODISC, costs)
-    assert longer.name == LONGER and longer.length == pytest.approx(1.2)
+    share = time_share(LODISC, {MOCO: {"seconds": {"median": 0.1}}, LODISC: {"seconds": {"median": 0.12}}})
+    assert share == pytest.approx(1.2)
     epochs = DATA.config(MAIN[0], 0, "runs").optim.epochs
-    assert DATA.config(longer, 0, "runs").optim.epochs == math.ceil(1.2 * epochs)
+    (alone,) = longer(DATA, share)
+    assert alone.name == LONGER and DATA.config(alone, 0, "runs").optim.epochs == math.ceil(1.2 * epochs)
+    plain, own = (DATA.config(way, 0, "runs") for way in longer(replace(DATA, own_views=GREY), share))
+    assert own.views == replace(plain.views, grey_probability=1.0)
+    assert (own.model, own.optim) == (plain.model, plain.optim) and own.name != plain.name
 
 
-def test_costs_are_of_the_contenders_own_steps() -> None:
-    rows = {row["contender"]: row for row in measure_costs(DATA, MAIN[:2])}
+def test_a_step_of_moco_is_timed_without_the_local_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[tuple[int, bool]] = []
+    whole = Encoder.forward
+
+    def counted(self: Encoder, images: Tensor, kept: Tensor | None = None) -> Tensor:
+        passes.append((len(images), kept is not None))
+        return whole(self, images, kept)
+
+    monkeypatch.setattr(Encoder, "forward", counted)
+    monkeypatch.setattr(costs, "ROUNDS", 1)
+    rows = {row["contender"]: row for row in costs.measure_costs(DATA, MAIN[:2])}
     assert set(rows) == {MOCO, LODISC}
-    for cost in rows.values():
-        assert cost["seconds"]["min"] <= cost["seconds"]["median"] <= cost["seconds"]["max"]
-        assert cost["images_per_second"] == pytest.approx(32 / cost["seconds"]["median"])
+    # Both views of a batch of 32 together, of the encoder and of the momentum encoder; twice, with the warm-up.
+    assert passes.count((64, False)) == 8 and passes.count((64, True)) == 2
+    assert all(cost["images_per_second"] == pytest.approx(32 / cost["seconds"]["median"]) for cost in rows.values())
+
+
+def test_the_data_sets_of_the_page_are_those_that_are_measured(tmp_path: Path) -> None:
+    demo, grocery = (data_set(name, Path("groceries"), tmp_path) for name in SETS)
+    assert len(list(Path(demo.train).rglob("*.jpg"))) == 960 and len(list(Path(demo.test).rglob("*.jpg"))) == 320
+    assert len({demo.train, demo.watched, demo.test}) == 3
+    assert (grocery.train, grocery.watched, grocery.test) == tuple(
+        f"groceries/{split}.txt" for split in ("train", "val", "test")
+    )
+    own = longer(grocery, 1.0)[1]
+    assert {name.split(".")[0] for name in own.overrides} == {"model", "views"}
 
 
 def test_a_run_has_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,15 +120,24 @@ def test_tables_and_curves() -> None:
     assert lines[4].startswith(f"| {LODISC} | 21.0 ± 1.0 |")
     assert [line.split(" |")[0] for line in lines[2:]] == [f"| {name}" for name in (UNTRAINED, MOCO, LODISC)]
     last = differences_table(rows).splitlines()[-1]
-    assert last == f"| LoDisc - MoCo v3 |{' +10.0 (+7.5 to +12.5) |' * len(CLAIMED)}"
+    assert last == f"| MoCo v3 | 3 |{' +10.0 (+7.5 to +12.5) |' * len(CLAIMED)}"
     lines_drawn = [len(axes.lines) for axes in draw_curves(rows).axes]
     assert lines_drawn == [2 * (len(SEEDS) + 1)] * 3
+    fewer = [row for row in rows if row["contender"] == LODISC or row["seed"] == 0]
+    assert differences_table(fewer).count("\n") == 1, "one seed has no interval"
+    assert "| MoCo v3 | 9.0 |" in scores_table(fewer)
 
 
-def test_only_the_places_of_the_page_are_written() -> None:
-    page = "words\n<!-- a -->\nold\n<!-- end -->\nmore\n<!-- b -->\n<!-- end -->\n"
-    assert put(page, "a", "new") == page.replace("old", "new")
-    assert put(page, "b", "new").endswith("<!-- b -->\nnew\n<!-- end -->\n")
-    with pytest.raises(ValueError, match="no place for 'c'"):
-        put(page, "c", "new")
-    assert PAGE.name == "results.md"
+def test_costs_are_those_of_all_steps() -> None:
+    cost = {"images_per_second": 320.4, "seconds": {"median": 0.1}, "cpu_hours_per_step": 0.2 / 3600}
+    rows = [row(MOCO, 0, 1.0, steps=600), row(LONGER, 0, 1.0, steps=1200), row(UNTRAINED, 0, 1.0, steps=0)]
+    lines = costs_table(rows, {MOCO: cost}).splitlines()[2:]
+    assert lines == ["| MoCo v3 | 600 | 320 | 1.0 | 0.033 |", f"| {LONGER} | 1200 | 320 | 2.0 | 0.067 |"]
+
+
+def test_the_page_has_a_place_for_everything() -> None:
+    page = PAGE.read_text()
+    for data in SETS:
+        for table in ("scores", "differences", "costs"):
+            assert put(page, f"{table} {data}", "new") != page
+        assert CURVES.format(data).removeprefix("docs/") in page

@@ -37,7 +37,7 @@ def test_a_worker_is_prepared_like_the_driver(ray_session: None) -> None:
     assert {name: environment[name] for name in ENVIRONMENT} == {name: os.environ[name] for name in ENVIRONMENT}
     assert levels == LOG_LEVELS
     assert environment["GLOO_SOCKET_IFNAME"] == interface_of(ray.util.get_node_ip_address())
-    assert environment["RAY_ADDRESS"] == ray.get_runtime_context().gcs_address
+    assert environment["RAY_ADDRESS"] == os.environ["RAY_ADDRESS"] == ray.get_runtime_context().gcs_address
 
 
 @pytest.mark.slow

@@ -153,7 +153,9 @@ def test_elastic_workers_go_on_with_fewer_and_grow_again(lab: Lab) -> None:
     assert max(point.value for point in rates) == pytest.approx(0.01 * 8 / 256), "of the batch, which stays the same"
 
 
-def test_doctor_finds_a_healthy_cluster_healthy(lab: Lab) -> None:
+def test_doctor_finds_a_healthy_cluster_healthy(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the environment names another one."""
+    monkeypatch.setitem(lab.cluster.environment, "RAY_ADDRESS", "192.0.2.1:6379")
     recipe = lab.recipe("any", EPOCHS)
     printed = ended(lab.cluster.run("doctor", *recipe, "--address", lab.cluster.address))
     assert "the cluster has what the run needs" in printed

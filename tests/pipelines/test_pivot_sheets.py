@@ -64,7 +64,9 @@ def test_layers_are_the_attention_of_each_block_and_scores_their_product(encoder
         torch.testing.assert_close(seen.layers[layer].exp(), patches, atol=1e-6, rtol=1e-4)
         product, tokens = product * patches, block(tokens)
     torch.testing.assert_close(seen.scores.exp(), product, atol=1e-8, rtol=1e-3)
-    assert seen.kept.tolist() == [sorted(product[0].topk(4).indices.tolist())]
+    # Patches of the same look score the same up to rounding: any of them may be the fourth.
+    assert seen.kept.shape == (1, 4)
+    assert product[0, seen.kept[0]].min() >= product[0].topk(4).values.min() * (1 - 1e-3)
 
 
 def test_random_pivots_are_those_of_the_seed(encoder: Encoder, photo: Photograph) -> None:
