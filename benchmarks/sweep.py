@@ -27,7 +27,7 @@ from tuning.sweep import tune
 
 TRIALS = 12
 OBJECTIVE = "retrieval/rank1"
-SHORTER = {"optim.epochs": 4}  # than the recipe's 6, so that the whole takes half an hour on 2 cores
+SHORTER = {"optim.epochs": 4}  # than the recipe's, so that the whole takes half an hour on 2 cores
 SWEEPS = {"none": "grocery-all", "asha": "grocery-asha"}
 RECIPE = "grocery-recipe"
 COLUMNS = ("knn/fine", "retrieval/rank1", "retrieval/map", "linear/top1")
