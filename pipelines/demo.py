@@ -26,7 +26,7 @@ COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """The demonstration. Its defaults take 6 to 10 minutes on 2 CPU cores.
+    """The demonstration. Its defaults take some minutes on 2 CPU cores.
 
     Attributes:
         data: folder of the images, which are made where there is none.

@@ -59,10 +59,10 @@ def by_contender(rows: Sequence[Row]) -> dict[str, list[Row]]:
 def scores_table(rows: Sequence[Row]) -> str:
     """Return the mean and standard deviation over seeds of every score."""
     cells = [
-        (name, *(spread([row["scores"][score] for row in own]) for score in SCORES))
+        (name, len(own), *(spread([row["scores"][score] for row in own]) for score in SCORES))
         for name, own in by_contender(rows).items()
     ]
-    return markdown_table(("encoder", *SCORES.values()), cells)
+    return markdown_table(("encoder", "seeds", *SCORES.values()), cells)
 
 
 def costs_table(rows: Sequence[Row], costs: Mapping[str, Row]) -> str:

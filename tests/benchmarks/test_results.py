@@ -117,7 +117,7 @@ def test_tables_and_curves() -> None:
     values = {UNTRAINED: (0.0, 1.0, 3.0), MOCO: (9.0, 12.0, 12.0), LODISC: (20.0, 21.0, 22.0)}
     rows = [row(name, seed, value) for name, of_seeds in values.items() for seed, value in enumerate(of_seeds)]
     lines = scores_table(rows).splitlines()
-    assert lines[4].startswith(f"| {LODISC} | 21.0 ± 1.0 |")
+    assert lines[4].startswith(f"| {LODISC} | 3 | 21.0 ± 1.0 |")
     assert [line.split(" |")[0] for line in lines[2:]] == [f"| {name}" for name in (UNTRAINED, MOCO, LODISC)]
     last = differences_table(rows).splitlines()[-1]
     assert last == f"| MoCo v3 | 3 |{' +10.0 (+7.5 to +12.5) |' * len(CLAIMED)}"
@@ -125,7 +125,7 @@ def test_tables_and_curves() -> None:
     assert lines_drawn == [2 * (len(SEEDS) + 1)] * 3
     fewer = [row for row in rows if row["contender"] == LODISC or row["seed"] == 0]
     assert differences_table(fewer).count("\n") == 1, "one seed has no interval"
-    assert "| MoCo v3 | 9.0 |" in scores_table(fewer)
+    assert "| MoCo v3 | 1 | 9.0 |" in scores_table(fewer)
 
 
 def test_costs_are_those_of_all_steps() -> None:
