@@ -2,8 +2,7 @@
 
     python -m benchmarks.diagnostics --storage runs --out benchmarks/results/diagnostics.json
 
-Draws docs/images/diagnostics.png, which docs/method.md explains, and writes its table there. Runs that `storage` holds
-already are not run again.
+Draws docs/images/diagnostics.png. Runs that `storage` holds already are not run again.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.report import markdown_table, put, write_results
+from benchmarks.report import markdown_table, write_results
 from cluster.connect import connect
 from pipelines.charts import running_mean
 from pipelines.config import load_recipe
@@ -42,7 +41,6 @@ CURVES = {
     "eval/knn/fine": "eval/knn/fine, %",
 }
 POINTS = 150
-PAGE = Path("docs/method.md")
 PICTURE = Path("docs/images/diagnostics.png")
 Row = dict[str, Any]
 
@@ -57,7 +55,6 @@ def main() -> None:
         rows = [measure(case, overrides, arguments.storage) for case, overrides in CASES.items()]
     write_results(arguments.out, rows)
     draw(rows).savefig(PICTURE, dpi=100)
-    PAGE.write_text(put(PAGE.read_text(), "diagnostics", table(rows)))
     print(table(rows))
 
 

@@ -115,7 +115,7 @@ def test_the_lines_of_the_card_load_it(checkpoint: Path, tmp_path: Path, monkeyp
     names: dict[str, Any] = {}
     exec(text.split("```python\n")[1].split("```")[0], names)
     images = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(names["model"](images), load_encoder(str(checkpoint))[0](images), rtol=0, atol=1e-4)
+    torch.testing.assert_close(names["model"](images), load_encoder(str(checkpoint))[0](images), rtol=1e-4, atol=1e-5)
 
 
 def test_the_card_tells_scores_of_its_own_step_and_the_licence(

@@ -20,7 +20,7 @@ def test_torchvision_loads_it_and_gives_the_same_features(trained: Trained, tmp_
     model.heads = torch.nn.Identity()
     model.load_state_dict(load_file(tmp_path / "out" / "model.safetensors"), strict=True)
     images = trained.images(3)
-    torch.testing.assert_close(model(images), trained.encoder(images), rtol=0, atol=1e-4)
+    torch.testing.assert_close(model(images), trained.encoder(images), rtol=1e-4, atol=1e-5)
     assert torchvision_vit.check(trained, tmp_path / "out") < 1e-5
 
 

@@ -24,7 +24,7 @@ def test_transformers_loads_it_and_gives_the_same_features(
     assert not any(loading[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     images = trained.images(3)
     features = model(pixel_values=images).last_hidden_state[:, 0]
-    torch.testing.assert_close(features, trained.encoder(images), rtol=0, atol=1e-4)
+    torch.testing.assert_close(features, trained.encoder(images), rtol=1e-4, atol=1e-5)
     assert transformers_vit.check(trained, tmp_path / "out") < 1e-5
 
     ours = normalise(torch.from_numpy(eval_view(photograph, 32))[None])
