@@ -64,21 +64,21 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> Iterator
     ray.data.DataContext.get_current().enable_progress_bars = False  # it may have read the variable already
     _start(address or os.environ.get("RAY_ADDRESS"), num_cpus)
     try:
-        with _named_in_environment(ray.get_runtime_context().gcs_address):
+        with named_in_environment(ray.get_runtime_context().gcs_address):
             yield
     finally:
         ray.shutdown()
 
 
 @contextmanager
-def _named_in_environment(gcs_address: str) -> Iterator[None]:
-    """Have this process's questions about a cluster answered by the one that it joined, inside the block.
+def named_in_environment(address: str) -> Iterator[None]:
+    """Have this process's questions about a cluster, and its jobs, go to the one at `address`, inside the block.
 
-    Ray's state API asks the cluster that these variables name, whatever address it is given, and without them looks for
-    one on this machine, where there may be others.
+    Ray's state API and its clients of job servers ask the cluster that these variables name, whatever address they are
+    given. Without them the state API looks for one on this machine, where there may be others.
     """
     before = {name: os.environ.pop(name, None) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
-    os.environ["RAY_ADDRESS"] = gcs_address
+    os.environ["RAY_ADDRESS"] = address
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from cluster.connect import named_in_environment
 from cluster.parcel import pack
 
 LOCAL_SERVER = "http://127.0.0.1:8265"
@@ -62,7 +63,8 @@ def submit(arguments: Sequence[str], server: str | None, place: str | None) -> i
     if not server.startswith(("http://", "https://")):
         raise ValueError(f"address: jobs are submitted to a job server, as {LOCAL_SERVER}, got {server!r}")
     try:
-        client = JobSubmissionClient(server)
+        with named_in_environment(server):
+            client = JobSubmissionClient(server)
         logging.getLogger("ray").setLevel(logging.WARNING)
         with tempfile.TemporaryDirectory() as parcel:
             identity = client.submit_job(

@@ -129,6 +129,17 @@ def test_what_cannot_be_submitted_is_refused_here(
     assert names in refused(capsys, *arguments)
 
 
+@pytest.mark.parametrize("variable", ["RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"])
+def test_a_job_goes_to_the_server_that_is_named(
+    variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray's own client would follow its variables, and tell nobody."""
+    monkeypatch.setenv(variable, "http://127.0.0.1:10")
+    said = refused(capsys, "submit", *PRETRAIN, "--address", "http://127.0.0.1:9")
+    assert "Failed to connect to Ray at address: http://127.0.0.1:9" in said
+    assert os.environ[variable] == "http://127.0.0.1:10"
+
+
 @pytest.mark.slow
 def test_leave_needs_a_cluster() -> None:
     """In a process of its own: in this one the tests' own Ray would be told to leave."""
