@@ -1,8 +1,9 @@
-"""Attention of a ViT in training: torch's fused kernel beside plain matrix products, in turn on one machine.
+"""Attention of a ViT: torch's fused kernel beside plain matrix products, in turn on one machine.
 
     python -m benchmarks.attention --out benchmarks/results/attention.json
 
-Forward and backward of one layer by itself. bf16 is measured where the hardware multiplies it.
+One layer by itself: forward and backward, as the encoder is trained, and forward without gradient, as the momentum
+encoder passes. bf16 is measured where the hardware multiplies it.
 """
 
 from __future__ import annotations
@@ -23,8 +24,7 @@ from pipelines.precision import resolve_precision
 # Views, heads, tokens, width of a head.
 SHAPES = {
     "recipe grocery, 128 views of 64 px": (128, 2, 65, 32),
-    "ViT-S/16, 224 px, 32 views": (32, 6, 197, 64),
-    "ViT-B/16, 224 px, 16 views": (16, 12, 197, 64),
+    "ViT-S/16, 32 views of 224 px": (32, 6, 197, 64),
 }
 
 
@@ -36,22 +36,24 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtypes = dict.fromkeys((torch.float32, resolve_precision("auto", device)))
-    rows = [measure(name, dtype, device, arguments.rounds) for name in SHAPES for dtype in dtypes]
+    rows = [
+        measure(name, dtype, device, arguments.rounds, way) for name in SHAPES for dtype in dtypes for way in PASSES
+    ]
     write_results(arguments.out, rows)
     print(table(rows))
 
 
-def measure(name: str, dtype: torch.dtype, device: torch.device, rounds: int) -> dict[str, Any]:
-    """Return {layer, dtype, fused, plain}, the latter two in seconds, forward and backward together."""
+def measure(name: str, dtype: torch.dtype, device: torch.device, rounds: int, passed: str) -> dict[str, Any]:
+    """Return {layer, dtype, pass, fused, plain}, the latter two in seconds."""
     q, k, v = (torch.randn(SHAPES[name], dtype=dtype, device=device, requires_grad=True) for _ in range(3))
     ways = {
-        "fused": functools.partial(train, scaled_dot_product_attention, q, k, v),
-        "plain": functools.partial(train, plain, q, k, v),
+        "fused": functools.partial(PASSES[passed], scaled_dot_product_attention, q, k, v),
+        "plain": functools.partial(PASSES[passed], plain, q, k, v),
     }
     for way in ways.values():
         way()
     times = {way: spread(seconds) for way, seconds in interleave(ways, rounds).items()}
-    return {"layer": name, "dtype": str(dtype).removeprefix("torch."), **times}
+    return {"layer": name, "dtype": str(dtype).removeprefix("torch."), "pass": passed, **times}
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -62,25 +64,40 @@ def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def train(attention: Any, q: Tensor, k: Tensor, v: Tensor) -> float:
     """Run forward and backward, and wait for them."""
     loss = attention(q, k, v).float().sum()
-    loss.backward()
-    return loss.item()
+    torch.autograd.grad(loss, (q, k, v))
+    return float(loss.item())
+
+
+@torch.no_grad()
+def look(attention: Any, q: Tensor, k: Tensor, v: Tensor) -> float:
+    """Run forward alone, and wait for it."""
+    return float(attention(q, k, v).float().sum().item())
+
+
+PASSES = {"with gradient": train, "without": look}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as Markdown."""
     return markdown_table(
-        ("layer", "format", "fused, ms", "plain, ms", "fused / plain"),
+        ("layer", "format", "pass", "fused, ms", "plain, ms", "plain / fused"),
         [
             (
                 row["layer"],
                 row["dtype"],
-                f"{1000 * row['fused']['median']:.1f}",
-                f"{1000 * row['plain']['median']:.1f}",
-                f"{row['fused']['median'] / row['plain']['median']:.2f}",
+                row["pass"],
+                *(milliseconds(row[way]) for way in ("fused", "plain")),
+                f"{row['plain']['median'] / row['fused']['median']:.2f}",
             )
             for row in rows
         ],
     )
+
+
+def milliseconds(times: dict[str, float]) -> str:
+    """Return the median, and in brackets the fastest and the slowest call."""
+    median, fastest, slowest = (1000 * times[name] for name in ("median", "min", "max"))
+    return f"{median:.1f} ({fastest:.1f} to {slowest:.1f})"
 
 
 if __name__ == "__main__":

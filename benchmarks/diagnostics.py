@@ -2,7 +2,8 @@
 
     python -m benchmarks.diagnostics --storage runs --out benchmarks/results/diagnostics.json
 
-Draws docs/images/diagnostics.png. Runs that `storage` holds already are not run again.
+Draws docs/images/diagnostics.png. Runs that `storage` holds already, to their end or to where they diverged, are not
+run again.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.report import markdown_table, write_results
 from cluster.connect import connect
-from pipelines.charts import running_mean
+from pipelines.charts import running_mean, thinned
 from pipelines.config import load_recipe
 from pipelines.demo_images import generate_demo_images
 from pipelines.pretrain import pretrain
@@ -26,10 +28,12 @@ from pipelines.run_record import read_record
 from pipelines.train_loop import NonFiniteLossError
 
 HEALTHY = "healthy"
+RECIPE = load_recipe("demo", {"data.images": "birds"}).optim
 CASES: dict[str, dict[str, Any]] = {
     HEALTHY: {},
-    "learning rate x 30": {"optim.base_lr": 0.24},
-    "batch of 4": {"optim.batch_size": 4, "optim.base_lr": 0.064},  # of the same peak: it is scaled by the batch
+    "learning rate x 30": {"optim.base_lr": 30 * RECIPE.base_lr},
+    # With the same peak of the learning rate, which is scaled by the batch.
+    "batch of 4": {"optim.batch_size": 4, "optim.base_lr": RECIPE.base_lr * RECIPE.batch_size / 4},
     "temperature 2": {"model.temperature": 2.0},
 }
 CURVES = {
@@ -40,7 +44,7 @@ CURVES = {
     "pivots/entropy": "pivots/entropy",
     "eval/knn/fine": "eval/knn/fine, %",
 }
-POINTS = 150
+DIVERGED = "diverged"  # an empty file in the folder of a run that did
 PICTURE = Path("docs/images/diagnostics.png")
 Row = dict[str, Any]
 
@@ -65,23 +69,24 @@ def measure(case: str, overrides: Mapping[str, Any], storage: Path) -> Row:
     images = {"data.images": f"{made}/train", "data.eval_images": f"{made}/test"}
     name = "diagnostics-" + case.replace(" ", "-")
     place = {"storage": str(storage), "name": name, "evaluation.every_epochs": 1}
-    folder, diverged = storage / name, False
-    if not (folder / FINISHED).exists():
+    folder = storage / name
+    if not any((folder / end).exists() for end in (FINISHED, DIVERGED)):
         resume = (folder / "config.yaml").exists()
         try:
             pretrain(load_recipe("demo", {**images, **place, **overrides, "resume": resume}))
         except NonFiniteLossError:
-            diverged = True
+            (folder / DIVERGED).touch()
     run = json.loads((folder / "tracking.json").read_text())
     curves = read_record(run["uri"], run["run_id"]).curves
-    shown = {name: thinned(vars(curves[name])) for name in CURVES}
+    shown = {name: kept(np.array(curves[name].epochs), np.array(curves[name].values)) for name in CURVES}
+    diverged = (folder / DIVERGED).exists()
     return {"case": case, "overrides": dict(overrides), "diverged": diverged, "curves": shown}
 
 
-def thinned(curve: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    """Return every so manieth point of a curve, the last among them."""
-    step = -(-len(curve["epochs"]) // POINTS)
-    return {name: [round(value, 4) for value in values[::-step][::-1]] for name, values in curve.items()}
+def kept(epochs: np.ndarray, values: np.ndarray) -> dict[str, list[float]]:
+    """Return a curve as rows keep it: thinned and rounded."""
+    epochs, values = thinned(epochs, values)
+    return {"epochs": epochs.round(3).tolist(), "values": values.round(4).tolist()}
 
 
 def draw(rows: Sequence[Row]) -> Figure:
@@ -92,7 +97,7 @@ def draw(rows: Sequence[Row]) -> Figure:
             epochs, values = row["curves"][name]["epochs"], row["curves"][name]["values"]
             smooth = running_mean(values, len(values) // 15)
             axes.plot(epochs, smooth, label=row["case"], linewidth=2.4 if row["case"] == HEALTHY else 1.4)
-        axes.set(title=title, xlabel="epoch")
+        axes.set(title=title, xlabel="epoch", yscale="log" if name == "loss" else "linear")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="0.9")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(rows), frameon=False)
@@ -100,8 +105,14 @@ def draw(rows: Sequence[Row]) -> Figure:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the last values as Markdown."""
-    cells = [(row["case"], *(f"{row['curves'][name]['values'][-1]:.3g}" for name in CURVES)) for row in rows]
+    """Return the last values, of dense curves the mean of the last ones, as Markdown."""
+    cells = [
+        (
+            row["case"] + (", diverged" if row["diverged"] else ""),
+            *(f"{row['curves'][name]['values'][-1]:.3g}" for name in CURVES),
+        )
+        for row in rows
+    ]
     return markdown_table(("run", *CURVES), cells)
 
 

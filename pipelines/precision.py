@@ -28,9 +28,9 @@ def _has_native_bf16(device: torch.device) -> bool:
 
 
 def fused_trains_faster(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether torch's fused attention is the faster one to train with; passes without gradient always are faster so.
+    """Whether torch's fused attention is the faster one to train with.
 
-    On CPUs in bf16 its backward pass is slow (`benchmarks/attention.py`).
+    On CPUs in bf16 its backward pass is slow, its forward pass is not (`benchmarks/attention.py`, measured with AMX).
     """
     return device.type != "cpu" or dtype != torch.bfloat16
 

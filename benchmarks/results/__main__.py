@@ -1,6 +1,6 @@
 """What LoDisc buys: every contender, three seeds, on photographs of groceries and on made birds.
 
-    python -m benchmarks.results.costs --data GROCERY
+    python -m benchmarks.results.costs
     python -m benchmarks.results --data GROCERY --storage runs
     python -m benchmarks.results.page
 
@@ -19,8 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.report import cpu_name
-from benchmarks.results.contenders import LODISC, MAIN, SEEDS, SETS, VARIANTS, Contender, DataSet, data_set, longer
-from benchmarks.results.costs import read_costs, time_share
+from benchmarks.results.contenders import MAIN, SEEDS, SETS, Contender, DataSet, data_set, groups, make_demo_images
 from benchmarks.results.rows import UNTRAINED, WATCHED, Row, keep, path_of
 from cluster.connect import connect
 from lodisc.encoder import Encoder
@@ -47,6 +46,8 @@ def main() -> None:
     parser.add_argument("--storage", type=Path, default=Path("runs"))
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     arguments = parser.parse_args()
+    if "demo" in arguments.sets:
+        make_demo_images(arguments.storage)
     with connect():
         for name in arguments.sets:
             measure(data_set(name, arguments.data, arguments.storage), str(arguments.storage), path_of(name))
@@ -55,14 +56,13 @@ def main() -> None:
 def measure(data: DataSet, storage: str, out: Path) -> None:
     """Run and score all contenders on a data set, seed by seed, so that what is there at any time can be compared."""
     judge = Judge(data, storage)
-    more = longer(data, time_share(LODISC, read_costs(data.name)))
-    for contenders in ((*MAIN, *more), VARIANTS):
+    for contenders in groups(data):
         for seed in SEEDS:
             judge.prepare(contenders, seed)
             for contender in contenders:
                 keep(out, judge.row(contender, seed))
-            if contenders is not VARIANTS:
-                keep(out, judge.untrained(seed))
+    for seed in SEEDS:
+        keep(out, judge.untrained(seed))
 
 
 class Judge:
@@ -77,8 +77,8 @@ class Judge:
         self.decoded = {name: Decoded(rows) for name, rows in load_images(on_test).decoded.items()}
 
     def prepare(self, contenders: tuple[Contender, ...], seed: int) -> None:
-        """Draw the views that the runs of a seed share, and decode what they are watched by, where one is missing."""
-        config = self.data.config(MAIN[0], seed, self.storage)
+        """Draw the views that a group's runs share and decode what they are watched by, where a run is to come."""
+        config = self.data.config(contenders[0], seed, self.storage)
         if not all(self._finished(self.data.config(contender, seed, self.storage)) for contender in contenders):
             self.images = with_views(images_for(self.images, config), config)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,8 +11,11 @@ from pipelines.config import PretrainConfig, load_recipe
 from pipelines.demo_images import generate_demo_images
 
 SEEDS = (0, 1, 2)
-SETS = ("demo", "grocery")
-MOCO, LODISC, LONGER = "MoCo v3", "LoDisc", "MoCo v3, for LoDisc's time"
+SETS = ("demo", "grocery", "grocery-wide")
+DEMO_SEEDS = (2, 3)  # of the images: those of the seeds 0 and 1 served to find the recipe
+MOCO, LODISC, PIXELS = "MoCo v3", "LoDisc", "LoDisc, pixels"
+LONGER = "MoCo v3, longer"
+LONG_MOCO, LONG_LODISC = "MoCo v3, 24 epochs", "LoDisc, 24 epochs"
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,10 @@ class Contender:
     Attributes:
         name: as tables show it.
         overrides: fields of the recipe, by dotted name.
-        length: epochs, as a share of the recipe's; rounded up.
     """
 
     name: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    length: float = 1.0
 
     @property
     def folder(self) -> str:
@@ -37,21 +37,27 @@ class Contender:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Images to pretrain and to be scored on.
+    """Images to pretrain and to be scored on, and the recipe for them.
 
     Attributes:
-        name: of the recipe, too.
+        name: as files and runs have it.
+        recipe: of all runs.
         train: labelled images to pretrain on, and the gallery.
         watched: held-out images that curves are drawn of.
         test: held-out images that every encoder is scored on.
-        own_views: fields of the views with which MoCo v3 did best on `watched`, where they are not the recipe's.
+        longer: epochs of MoCo v3 that take LoDisc's time by costs.json, rounded up.
+        views: fields of the views, by dotted name, that are not the recipe's.
+        more: contenders beside the main ones.
     """
 
     name: str
+    recipe: str
     train: str
     watched: str
     test: str
-    own_views: Mapping[str, Any] = field(default_factory=dict)
+    longer: int
+    views: Mapping[str, Any] = field(default_factory=dict)
+    more: tuple[Contender, ...] = ()
 
     def config(self, contender: Contender, seed: int, storage: str) -> PretrainConfig:
         """Return the config of a run."""
@@ -59,16 +65,23 @@ class DataSet:
         place = {"name": f"{self.name}-{contender.folder}-s{seed}", "storage": storage, "seed": seed}
         # On CPUs, as costs are; one of them, as the rest of the machine is for another data set's runs.
         share = {"compute.gpus": False, "compute.cpus_per_worker": 1}
-        config = load_recipe(self.name, {**images, **place, **share, **contender.overrides})
-        epochs = math.ceil(config.optim.epochs * contender.length - 1e-9)
-        return replace(config, optim=replace(config.optim, epochs=epochs))
+        return load_recipe(self.recipe, {**images, **place, **share, **self.views, **contender.overrides})
 
 
+# Wide crops, and colour as strong again: what the recipe `grocery` had when its variants were run.
+WIDE = {
+    "views.crop_scale": [0.3, 1.0],
+    "views.jitter": [0.2, 0.2, 0.1, 0.02],
+    "views.grey_probability": 0.1,
+    "views.blur_sigma": [0.1, 1.0],
+    "views.blur_probability": [0.5, 0.1],
+}
+GLOBAL_ALONE = {"model.local_weight": 0.0}
 # What claims are made of, and what is varied about it one field at a time.
 MAIN = (
-    Contender(MOCO, {"model.local_weight": 0.0}),
+    Contender(MOCO, GLOBAL_ALONE),
     Contender(LODISC),
-    Contender("LoDisc, pixels", {"model.local_view": "pixels"}),
+    Contender(PIXELS, {"model.local_view": "pixels"}),
 )
 VARIANTS = (
     Contender("random pivots", {"model.pivots": "random"}),
@@ -79,27 +92,34 @@ VARIANTS = (
     Contender("local weight 0.5", {"model.local_weight": 0.5}),
     Contender("local weight 2", {"model.local_weight": 2.0}),
 )
+LONG = (
+    Contender(LONG_MOCO, {**GLOBAL_ALONE, "optim.epochs": 24}),
+    Contender(LONG_LODISC, {"optim.epochs": 24}),
+)
+# Whose step takes as long as which other contender's.
+STEP_OF = {LONGER: MOCO, LONG_MOCO: MOCO, LONG_LODISC: LODISC} | {
+    way.name: LODISC for way in VARIANTS if "model.local_weight" in way.overrides
+}
 
 
-def longer(data: DataSet, share: float) -> tuple[Contender, ...]:
-    """Return MoCo v3 with `share` times the recipe's epochs: with its views, and with those that suit it."""
-    plain = replace(MAIN[0], name=LONGER, length=share)
-    if not data.own_views:
-        return (plain,)
-    return plain, replace(plain, name=f"{LONGER}, own views", overrides={**plain.overrides, **data.own_views})
+def groups(data: DataSet) -> list[tuple[Contender, ...]]:
+    """Return all contenders on a data set: those of a group see the same views, but the longer one."""
+    longer = Contender(LONGER, {**GLOBAL_ALONE, "optim.epochs": data.longer})
+    return [(*MAIN, longer), data.more]
 
 
 def data_set(name: str, grocery: Path, storage: Path) -> DataSet:
-    """Return the Grocery Store photographs, or demo images, which are made where there are none.
+    """Return the Grocery Store photographs that lie in a folder, or the demo images of `make_demo_images`."""
+    if name == "demo":
+        made, others = (storage / f"demo-images-{seed}" for seed in DEMO_SEEDS)
+        return DataSet(name, name, f"{made}/train", f"{others}/test", f"{made}/test", longer=25, more=VARIANTS)
+    train, val, test = (str(grocery / f"{split}.txt") for split in ("train", "val", "test"))
+    plain = DataSet(name, "grocery", train, val, test, longer=10, more=LONG)
+    return plain if name == "grocery" else replace(plain, views=WIDE, more=VARIANTS)
 
-    Demo images of the seeds 0 and 1 served to find the recipe, so these are others.
-    """
-    if name == "grocery":
-        train, val, test = (str(grocery / f"{split}.txt") for split in ("train", "val", "test"))
-        views = {"views.crop_scale": [0.08, 0.6], "views.jitter": [0.1, 0.1, 0.05, 0.0]}
-        plain = {"views.grey_probability": 0.0, "views.blur_probability": [0.0, 0.0]}
-        return DataSet(name, train, val, test, views | plain)
-    made, others = storage / "demo-images-2", storage / "demo-images-3"
-    generate_demo_images(str(made), seed=2, train_per_class=60, test_per_class=20)
-    generate_demo_images(str(others), seed=3, train_per_class=2, test_per_class=20)
-    return DataSet(name, f"{made}/train", f"{others}/test", f"{made}/test")
+
+def make_demo_images(storage: Path) -> None:
+    """Make the demo images to train and be scored on, and others to be watched on, where there are none."""
+    for seed, train_per_class in zip(DEMO_SEEDS, (60, 2), strict=True):
+        made = storage / f"demo-images-{seed}"
+        generate_demo_images(str(made), seed=seed, train_per_class=train_per_class, test_per_class=20)

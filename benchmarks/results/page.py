@@ -1,8 +1,8 @@
-"""Write what benchmarks/results measured into docs/results.md: tables, differences and curves.
+"""Write what benchmarks/results measured into docs/results.md and README.md: tables, differences and curves.
 
     python -m benchmarks.results.page
 
-Of the page only what stands between `<!-- NAME -->` and `<!-- end -->` is written; the words are its authors'.
+Of the pages only what stands between `<!-- NAME -->` and `<!-- end -->` is written; the words are their authors'.
 """
 
 from __future__ import annotations
@@ -14,12 +14,23 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmarks.report import markdown_table, put
-from benchmarks.results.contenders import LODISC, LONGER, MAIN, MOCO, SETS, VARIANTS
-from benchmarks.results.costs import read_costs
+from benchmarks.results.contenders import (
+    LODISC,
+    LONG,
+    LONG_LODISC,
+    LONG_MOCO,
+    LONGER,
+    MOCO,
+    PIXELS,
+    SETS,
+    STEP_OF,
+    VARIANTS,
+)
+from benchmarks.results.costs import RECIPES, read_costs
 from benchmarks.results.paired import difference
 from benchmarks.results.rows import UNTRAINED, WATCHED, Row, path_of, read
 
-PAGE = Path("docs/results.md")
+PAGE, README = Path("docs/results.md"), Path("README.md")
 CURVES = "docs/images/results-{}.png"
 SCORES = {
     "knn/fine": "k-NN fine",
@@ -32,45 +43,67 @@ SCORES = {
     "rankme": "RankMe",
 }
 CLAIMED = ("retrieval/rank1", "knn/fine", "linear/top1")
-ORDER = [UNTRAINED, MOCO, LONGER, f"{LONGER}, own views", *(way.name for way in (*MAIN[1:], *VARIANTS))]
-COLOURS = {MOCO: "#D55E00", LODISC: "#0072B2", MAIN[2].name: "#009E73"}
+BRIEF = ("knn/fine", "knn/coarse", "retrieval/rank1", "retrieval/map", "linear/top1")
+ORDER = [UNTRAINED, MOCO, LONGER, LODISC, PIXELS, *(way.name for way in (*LONG, *VARIANTS))]
+COLOURS = {MOCO: "#D55E00", LODISC: "#0072B2", PIXELS: "#009E73"}
 
 
 def main() -> None:
-    """Write the page."""
-    page = PAGE.read_text()
+    """Write the pages."""
+    PAGE.write_text(filled(PAGE.read_text()))
+    README.write_text(filled_in_brief(README.read_text()))
+    for data in SETS:
+        draw_curves(read(path_of(data))).savefig(CURVES.format(data), dpi=110)
+
+
+def filled(page: str) -> str:
+    """Return docs/results.md with the tables of the rows that there are."""
     for data in SETS:
         own = read(path_of(data))
         page = put(page, f"scores {data}", scores_table(own))
-        page = put(page, f"costs {data}", costs_table(own, read_costs(data)))
         page = put(page, f"differences {data}", differences_table(own))
-        draw_curves(own).savefig(CURVES.format(data), dpi=110)
-    PAGE.write_text(page)
+        if data in RECIPES:
+            page = put(page, f"costs {data}", costs_table(own, read_costs(data)))
+    return page
+
+
+def filled_in_brief(page: str) -> str:
+    """Return README.md with the tables of the contenders but the variants."""
+    variants = {way.name for way in VARIANTS}
+    for data in RECIPES:
+        own = [row for row in read(path_of(data)) if row["contender"] not in variants]
+        page = put(page, f"scores {data}", scores_table(own, BRIEF))
+    return page
 
 
 def by_contender(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return the rows of each contender, by seed, in the order of the tables."""
+    """Return the rows of each contender, by seed, in the order of the tables.
+
+    Raises:
+        ValueError: a contender has no place there.
+    """
+    if unknown := {row["contender"] for row in rows} - set(ORDER):
+        raise ValueError(f"benchmarks/results: rows of {', '.join(sorted(unknown))}, which no table has; remove them")
     found = {
         name: sorted((row for row in rows if row["contender"] == name), key=lambda row: row["seed"]) for name in ORDER
     }
     return {name: own for name, own in found.items() if own}
 
 
-def scores_table(rows: Sequence[Row]) -> str:
-    """Return the mean and standard deviation over seeds of every score."""
+def scores_table(rows: Sequence[Row], scores: Sequence[str] = tuple(SCORES)) -> str:
+    """Return the mean and standard deviation over seeds of scores."""
     cells = [
-        (name, len(own), *(spread([row["scores"][score] for row in own]) for score in SCORES))
+        (name, len(own), *(mean_and_deviation([row["scores"][score] for row in own]) for score in scores))
         for name, own in by_contender(rows).items()
     ]
-    return markdown_table(("encoder", "seeds", *SCORES.values()), cells)
+    return markdown_table(("encoder", "seeds", *(SCORES[score] for score in scores)), cells)
 
 
 def costs_table(rows: Sequence[Row], costs: Mapping[str, Row]) -> str:
-    """Return what the steps of each contender take, by the cost of one; longer runs have the steps of a shorter one."""
+    """Return what the steps of each contender take, by the cost of one."""
     cells = []
     for name, own in by_contender(rows).items():
-        cost = costs.get(MOCO if name.startswith(MOCO) else name)
-        if cost is not None:
+        if (cost := costs.get(STEP_OF.get(name, name))) is not None:
             steps = own[0]["steps"]
             hours, minutes = steps * cost["cpu_hours_per_step"], steps * cost["seconds"]["median"] / 60
             cells.append((name, steps, f"{cost['images_per_second']:.0f}", f"{minutes:.1f}", f"{hours:.3f}"))
@@ -78,11 +111,15 @@ def costs_table(rows: Sequence[Row], costs: Mapping[str, Row]) -> str:
 
 
 def differences_table(rows: Sequence[Row]) -> str:
-    """Return LoDisc minus each other contender over the seeds that both have, of the scores that claims are made of."""
+    """Return LoDisc minus each other contender over the seeds that both have, of the scores that claims are made of.
+
+    MoCo v3 for 24 epochs is taken from LoDisc for as many.
+    """
     contenders = {name: {row["seed"]: row["scores"] for row in own} for name, own in by_contender(rows).items()}
-    lodisc = contenders.pop(LODISC, {})
+    plain, long = (contenders.pop(name, {}) for name in (LODISC, LONG_LODISC))
     cells = []
     for name, own in contenders.items():
+        lodisc = long if name == LONG_MOCO else plain
         seeds = sorted(lodisc.keys() & own.keys())
         if len(seeds) > 1:
             pairs = [
@@ -93,8 +130,8 @@ def differences_table(rows: Sequence[Row]) -> str:
     return markdown_table(("LoDisc minus", "seeds", *(SCORES[score] for score in CLAIMED)), cells)
 
 
-def spread(values: Sequence[float]) -> str:
-    """Return mean and standard deviation, which one value has not."""
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Return both as text; one value has no deviation."""
     mean = f"{statistics.mean(values):.1f}"
     return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 

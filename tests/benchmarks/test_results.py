@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +12,45 @@ from torch import Tensor
 
 from benchmarks.report import put
 from benchmarks.results import costs
-from benchmarks.results.contenders import LODISC, LONGER, MAIN, MOCO, SEEDS, SETS, VARIANTS, DataSet, data_set, longer
-from benchmarks.results.costs import time_share
+from benchmarks.results.contenders import (
+    LODISC,
+    LONG,
+    LONG_LODISC,
+    LONG_MOCO,
+    LONGER,
+    MAIN,
+    MOCO,
+    SEEDS,
+    SETS,
+    VARIANTS,
+    WIDE,
+    DataSet,
+    data_set,
+    groups,
+    make_demo_images,
+)
+from benchmarks.results.costs import RECIPES, read_costs
 from benchmarks.results.page import (
+    BRIEF,
     CLAIMED,
     CURVES,
+    ORDER,
     PAGE,
+    README,
     SCORES,
     costs_table,
     differences_table,
     draw_curves,
+    filled,
+    filled_in_brief,
     scores_table,
 )
 from benchmarks.results.paired import difference
 from benchmarks.results.rows import UNTRAINED, keep, read
 from lodisc.encoder import Encoder
-from pipelines.config import to_dict
+from pipelines.config import PretrainConfig, load_recipe, to_dict
 
-GREY = {"views.grey_probability": 1.0}
-DATA = DataSet("demo", "train", "watched", "test")
+DATA = DataSet("birds", "demo", "train", "watched", "test", longer=25)
 T_OF_TWO = 4.302653  # the 97.5 % point of Student's t with 2 degrees of freedom
 
 
@@ -54,15 +73,30 @@ def test_contenders_differ_from_the_recipe_in_what_they_are_named_for() -> None:
     assert len(names) == len(MAIN) + len(VARIANTS)
 
 
-def test_longer_runs_take_as_long_as_lodisc() -> None:
-    share = time_share(LODISC, {MOCO: {"seconds": {"median": 0.1}}, LODISC: {"seconds": {"median": 0.12}}})
-    assert share == pytest.approx(1.2)
-    epochs = DATA.config(MAIN[0], 0, "runs").optim.epochs
-    (alone,) = longer(DATA, share)
-    assert alone.name == LONGER and DATA.config(alone, 0, "runs").optim.epochs == math.ceil(1.2 * epochs)
-    plain, own = (DATA.config(way, 0, "runs") for way in longer(replace(DATA, own_views=GREY), share))
-    assert own.views == replace(plain.views, grey_probability=1.0)
-    assert (own.model, own.optim) == (plain.model, plain.optim) and own.name != plain.name
+def differing(one: PretrainConfig, other: PretrainConfig) -> dict[str, Any]:
+    """Return the fields of a config that differ from another's, but those that say where the run lies."""
+    ours, theirs = to_dict(one), to_dict(other)
+    parts = ("encoder", "model", "views", "optim")
+    pairs = ((part, name, value) for part in parts for name, value in ours[part].items())
+    return {f"{part}.{name}": value for part, name, value in pairs if value != theirs[part][name]}
+
+
+def test_longer_runs_and_other_views() -> None:
+    recipe = load_recipe("demo", {"data.images": "train"})
+    (longer,) = (way for group in groups(DATA) for way in group if way.name == LONGER)
+    assert differing(DATA.config(longer, 0, "runs"), recipe) == {"model.local_weight": 0.0, "optim.epochs": 25}
+    grocery, wide = (data_set(name, Path("groceries"), Path("runs")) for name in ("grocery", "grocery-wide"))
+    found = differing(wide.config(MAIN[1], 0, "runs"), grocery.config(MAIN[1], 0, "runs"))
+    assert set(found) <= set(WIDE) and "views.crop_scale" in found
+    assert VARIANTS in groups(wide) and LONG in groups(grocery)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_longer_runs_take_as_long_as_lodisc_in_whole_epochs(name: str) -> None:
+    data = data_set(name, Path("groceries"), Path("runs"))
+    costs = read_costs(data.recipe)
+    share = costs[LODISC]["seconds"]["median"] / costs[MOCO]["seconds"]["median"]
+    assert data.longer == math.ceil(share * data.config(MAIN[1], 0, "runs").optim.epochs)
 
 
 def test_a_step_of_moco_is_timed_without_the_local_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,22 +109,23 @@ def test_a_step_of_moco_is_timed_without_the_local_pass(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Encoder, "forward", counted)
     monkeypatch.setattr(costs, "ROUNDS", 1)
-    rows = {row["contender"]: row for row in costs.measure_costs(DATA, MAIN[:2])}
+    rows = {row["contender"]: row for row in costs.measure_costs("demo", MAIN[:2])}
     assert set(rows) == {MOCO, LODISC}
     # Both views of a batch of 32 together, of the encoder and of the momentum encoder; twice, with the warm-up.
     assert passes.count((64, False)) == 8 and passes.count((64, True)) == 2
     assert all(cost["images_per_second"] == pytest.approx(32 / cost["seconds"]["median"]) for cost in rows.values())
 
 
+@pytest.mark.slow
 def test_the_data_sets_of_the_page_are_those_that_are_measured(tmp_path: Path) -> None:
-    demo, grocery = (data_set(name, Path("groceries"), tmp_path) for name in SETS)
+    make_demo_images(tmp_path)
+    demo, grocery, wide = (data_set(name, Path("groceries"), tmp_path) for name in SETS)
     assert len(list(Path(demo.train).rglob("*.jpg"))) == 960 and len(list(Path(demo.test).rglob("*.jpg"))) == 320
     assert len({demo.train, demo.watched, demo.test}) == 3
     assert (grocery.train, grocery.watched, grocery.test) == tuple(
         f"groceries/{split}.txt" for split in ("train", "val", "test")
     )
-    own = longer(grocery, 1.0)[1]
-    assert {name.split(".")[0] for name in own.overrides} == {"model", "views"}
+    assert (wide.train, wide.watched, wide.test) == (grocery.train, grocery.watched, grocery.test)
 
 
 def test_a_run_has_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,11 +156,17 @@ def test_tables_and_curves() -> None:
     assert [line.split(" |")[0] for line in lines[2:]] == [f"| {name}" for name in (UNTRAINED, MOCO, LODISC)]
     last = differences_table(rows).splitlines()[-1]
     assert last == f"| MoCo v3 | 3 |{' +10.0 (+7.5 to +12.5) |' * len(CLAIMED)}"
+    long = [row(LONG_MOCO, seed, 5.0) for seed in SEEDS] + [row(LONG_LODISC, seed, 5.0 + seed) for seed in SEEDS]
+    last = differences_table([*rows, *long]).splitlines()[-1]
+    assert last.startswith(f"| {LONG_MOCO} | 3 | +1.0 ("), "taken from LoDisc for as many epochs"
     lines_drawn = [len(axes.lines) for axes in draw_curves(rows).axes]
     assert lines_drawn == [2 * (len(SEEDS) + 1)] * 3
     fewer = [row for row in rows if row["contender"] == LODISC or row["seed"] == 0]
     assert differences_table(fewer).count("\n") == 1, "one seed has no interval"
     assert "| MoCo v3 | 1 | 9.0 |" in scores_table(fewer)
+    assert scores_table(rows, BRIEF).splitlines()[0].count("|") == len(BRIEF) + 3
+    with pytest.raises(ValueError, match="rows of BYOL, which no table has"):
+        scores_table([*rows, row("BYOL", 0, 1.0)])
 
 
 def test_costs_are_those_of_all_steps() -> None:
@@ -135,9 +176,16 @@ def test_costs_are_those_of_all_steps() -> None:
     assert lines == ["| MoCo v3 | 600 | 320 | 1.0 | 0.033 |", f"| {LONGER} | 1200 | 320 | 2.0 | 0.067 |"]
 
 
-def test_the_page_has_a_place_for_everything() -> None:
-    page = PAGE.read_text()
+def test_the_pages_are_those_of_the_rows() -> None:
+    page, readme = PAGE.read_text(), README.read_text()
+    assert filled(page) == page and filled_in_brief(readme) == readme
     for data in SETS:
-        for table in ("scores", "differences", "costs"):
-            assert put(page, f"{table} {data}", "new") != page
         assert CURVES.format(data).removeprefix("docs/") in page
+    for data in RECIPES:
+        assert put(readme, f"scores {data}", "") != readme
+
+
+def test_every_contender_has_a_place_in_the_tables() -> None:
+    sets = [data_set(name, Path("groceries"), Path("runs")) for name in SETS]
+    names = {way.name for data in sets for group in groups(data) for way in group}
+    assert names | {UNTRAINED} == set(ORDER)
