@@ -2,8 +2,8 @@
 
     python -m benchmarks.diagnostics --storage runs --out benchmarks/results/diagnostics.json
 
-Draws docs/images/diagnostics.png. Runs that `storage` holds already, to their end or to where they diverged, are not
-run again.
+Draws docs/images/diagnostics.png and writes the table in docs/method.md. Runs that `storage` holds already, to their
+end or to where they diverged, are not run again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.report import markdown_table, write_results
+from benchmarks.report import markdown_table, put, write_results
 from cluster.connect import connect
 from pipelines.charts import running_mean, thinned
 from pipelines.config import load_recipe
@@ -44,13 +44,14 @@ CURVES = {
     "pivots/entropy": "pivots/entropy",
     "eval/knn/fine": "eval/knn/fine, %",
 }
+POINTS = 150  # of a curve
 DIVERGED = "diverged"  # an empty file in the folder of a run that did
-PICTURE = Path("docs/images/diagnostics.png")
+PAGE, PICTURE = Path("docs/method.md"), Path("docs/images/diagnostics.png")
 Row = dict[str, Any]
 
 
 def main() -> None:
-    """Run what is missing, write the curves, draw them and print where they end."""
+    """Run what is missing, write the curves, draw them and tell where they end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--storage", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/diagnostics.json"))
@@ -59,7 +60,7 @@ def main() -> None:
         rows = [measure(case, overrides, arguments.storage) for case, overrides in CASES.items()]
     write_results(arguments.out, rows)
     draw(rows).savefig(PICTURE, dpi=100)
-    print(table(rows))
+    PAGE.write_text(put(PAGE.read_text(), "diagnostics", table(rows)))
 
 
 def measure(case: str, overrides: Mapping[str, Any], storage: Path) -> Row:
@@ -85,7 +86,7 @@ def measure(case: str, overrides: Mapping[str, Any], storage: Path) -> Row:
 
 def kept(epochs: np.ndarray, values: np.ndarray) -> dict[str, list[float]]:
     """Return a curve as rows keep it: thinned and rounded."""
-    epochs, values = thinned(epochs, values)
+    epochs, values = thinned(epochs, values, POINTS)
     return {"epochs": epochs.round(3).tolist(), "values": values.round(4).tolist()}
 
 
@@ -94,9 +95,8 @@ def draw(rows: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(12, 6), layout="constrained")
     for axes, (name, title) in zip(figure.subplots(2, 3).flat, CURVES.items(), strict=True):
         for row in rows:
-            epochs, values = row["curves"][name]["epochs"], row["curves"][name]["values"]
-            smooth = running_mean(values, len(values) // 15)
-            axes.plot(epochs, smooth, label=row["case"], linewidth=2.4 if row["case"] == HEALTHY else 1.4)
+            curve, width = row["curves"][name], 2.4 if row["case"] == HEALTHY else 1.4
+            axes.plot(curve["epochs"], smooth(curve["values"]), label=row["case"], linewidth=width)
         axes.set(title=title, xlabel="epoch", yscale="log" if name == "loss" else "linear")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="0.9")
@@ -104,16 +104,21 @@ def draw(rows: Sequence[Row]) -> Figure:
     return figure
 
 
+def smooth(values: Sequence[float]) -> np.ndarray:
+    """Return the running mean over a fifteenth of the run."""
+    return running_mean(np.array(values), len(values) // 15)
+
+
 def table(rows: Sequence[Row]) -> str:
-    """Return the last values, of dense curves the mean of the last ones, as Markdown."""
+    """Return where the smooth curves end, as Markdown."""
     cells = [
         (
             row["case"] + (", diverged" if row["diverged"] else ""),
-            *(f"{row['curves'][name]['values'][-1]:.3g}" for name in CURVES),
+            *(f"{smooth(row['curves'][name]['values'])[-1]:.3g}" for name in CURVES),
         )
         for row in rows
     ]
-    return markdown_table(("run", *CURVES), cells)
+    return markdown_table(("run", *(f"`{name}`" for name in CURVES)), cells)
 
 
 if __name__ == "__main__":

@@ -86,9 +86,9 @@ def short(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1e4 else f"{value:.1e}"
 
 
-def thinned(epochs: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return at most `POINTS` points, each the mean of as many that follow one another."""
-    group = math.ceil(len(values) / POINTS)
+def thinned(epochs: np.ndarray, values: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """Return at most so many points, each the mean of as many that follow one another."""
+    group = math.ceil(len(values) / points)
     if group <= 1:
         return epochs, values
     starts = np.arange(0, len(values), group)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from benchmarks.diagnostics import CASES, CURVES, HEALTHY, draw, kept, table
-from pipelines.charts import POINTS
+from benchmarks.diagnostics import CASES, CURVES, HEALTHY, PAGE, POINTS, draw, kept, table
+from benchmarks.report import put
 from pipelines.config import load_recipe
 
 
@@ -33,3 +36,10 @@ def test_every_curve_of_every_case_is_drawn() -> None:
     lines = table(rows).splitlines()
     assert lines[2] == "| healthy | " + " | ".join(["4"] * len(CURVES)) + " |"
     assert lines[3].startswith("| learning rate x 30, diverged | 4 |")
+
+
+def test_the_page_is_that_of_the_rows() -> None:
+    rows = json.loads(Path("benchmarks/results/diagnostics.json").read_text())["rows"]
+    page = PAGE.read_text()
+    assert [row["case"] for row in rows] == list(CASES)
+    assert put(page, "diagnostics", table(rows)) == page
