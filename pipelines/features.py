@@ -41,6 +41,11 @@ class Features:
     coarse: list[str] | None = None
 
 
+def class_names(column: np.ndarray) -> list[str | None]:
+    """Return a column's class names; a block that has none comes from Ray as NaN."""
+    return [name if isinstance(name, str) else None for name in column]
+
+
 def all_or_none(labels: list[str | None]) -> list[str] | None:
     """Return the labels where every image has one, else None."""
     present = [label for label in labels if label is not None]

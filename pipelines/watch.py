@@ -14,7 +14,7 @@ from lodisc.encoder import Encoder
 from lodisc.pivots import keep_patches, pivot_scores
 from lodisc.views import normalise
 from pipelines.evaluate import score
-from pipelines.features import Features, all_or_none
+from pipelines.features import Features, all_or_none, class_names
 from pipelines.figures import neighbour_sheet, pivot_overlays
 from pipelines.precision import autocast
 from pipelines.profile import StepTrace
@@ -101,8 +101,8 @@ class Watcher:
         for batch in shard.iter_batches(batch_size=128):
             chunks.append(self._forward(encoder, batch[view]))
             paths += list(batch["path"])
-            labels += _names(batch["label"])
-            coarse += _names(batch["coarse"])
+            labels += class_names(batch["label"])
+            coarse += class_names(batch["coarse"])
         encoder.train()
         return Features(torch.cat(chunks), paths, all_or_none(labels), all_or_none(coarse))
 
@@ -156,8 +156,3 @@ def _rows(shard: ray.data.DataIterator, wanted: list[int]) -> dict[int, np.ndarr
         found |= {i: batch["image"][i - start] for i in missing if start <= i < stop}
         start = stop
     return found
-
-
-def _names(column: np.ndarray) -> list[str | None]:
-    """Return class names; a block that has none comes from Ray as NaN."""
-    return [name if isinstance(name, str) else None for name in column]

@@ -27,7 +27,7 @@ from lodisc.views import normalise
 from pipelines.checkpoint import load_encoder
 from pipelines.config import PretrainConfig, to_dict
 from pipelines.evaluate import score
-from pipelines.features import Features, all_or_none
+from pipelines.features import Features, all_or_none, class_names
 from pipelines.images import images_for, load_images, with_views
 from pipelines.precision import autocast, resolve_precision
 from pipelines.pretrain import pretrain
@@ -127,8 +127,8 @@ class Decoded:
         for batch in rows.iter_batches(batch_size=128):
             self.views.append(torch.tensor(batch["image"]))
             self.paths += list(batch["path"])
-            self.labels += list(batch["label"])
-            self.coarse += list(batch["coarse"])
+            self.labels += class_names(batch["label"])
+            self.coarse += class_names(batch["coarse"])
 
     @torch.inference_mode()
     def features(self, encoder: Encoder) -> Features:
