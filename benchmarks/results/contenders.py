@@ -11,11 +11,10 @@ from pipelines.config import PretrainConfig, load_recipe
 from pipelines.demo_images import generate_demo_images
 
 SEEDS = (0, 1, 2)
-SETS = ("demo", "grocery", "grocery-wide")
+SETS = ("demo", "grocery", "grocery-short", "grocery-wide")
 DEMO_SEEDS = (2, 3)  # of the images: those of the seeds 0 and 1 served to find the recipe
 MOCO, LODISC, PIXELS = "MoCo v3", "LoDisc", "LoDisc, pixels"
 LONGER = "MoCo v3, longer"
-LONG_MOCO, LONG_LODISC = "MoCo v3, 24 epochs", "LoDisc, 24 epochs"
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class DataSet:
         watched: held-out images that curves are drawn of.
         test: held-out images that every encoder is scored on.
         longer: epochs of MoCo v3 that take LoDisc's time by costs.json, rounded up.
-        views: fields of the views, by dotted name, that are not the recipe's.
-        more: contenders beside the main ones.
+        overrides: fields, by dotted name, that are not the recipe's.
+        variants: contenders beside the main ones.
     """
 
     name: str
@@ -56,8 +55,8 @@ class DataSet:
     watched: str
     test: str
     longer: int
-    views: Mapping[str, Any] = field(default_factory=dict)
-    more: tuple[Contender, ...] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    variants: tuple[Contender, ...] = ()
 
     def config(self, contender: Contender, seed: int, storage: str) -> PretrainConfig:
         """Return the config of a run."""
@@ -65,11 +64,14 @@ class DataSet:
         place = {"name": f"{self.name}-{contender.folder}-s{seed}", "storage": storage, "seed": seed}
         # On CPUs, as costs are; one of them, as the rest of the machine is for another data set's runs.
         share = {"compute.gpus": False, "compute.cpus_per_worker": 1}
-        return load_recipe(self.recipe, {**images, **place, **share, **self.views, **contender.overrides})
+        return load_recipe(self.recipe, {**images, **place, **share, **self.overrides, **contender.overrides})
 
 
-# Wide crops, and colour as strong again: what the recipe `grocery` had when its variants were run.
+# What the recipe `grocery` had before: a third of the epochs, and when its variants were run wide crops as well, and
+# colour as strong again.
+SHORT = {"optim.epochs": 8}
 WIDE = {
+    **SHORT,
     "views.crop_scale": [0.3, 1.0],
     "views.jitter": [0.2, 0.2, 0.1, 0.02],
     "views.grey_probability": 0.1,
@@ -83,8 +85,9 @@ MAIN = (
     Contender(LODISC),
     Contender(PIXELS, {"model.local_view": "pixels"}),
 )
+RANDOM = Contender("random pivots", {"model.pivots": "random"})
 VARIANTS = (
-    Contender("random pivots", {"model.pivots": "random"}),
+    RANDOM,
     Contender("last-layer pivots", {"model.pivots": "last"}),
     Contender("rollout pivots", {"model.pivots": "rollout"}),
     Contender("mask ratio 0.5", {"model.mask_ratio": 0.5}),
@@ -92,30 +95,25 @@ VARIANTS = (
     Contender("local weight 0.5", {"model.local_weight": 0.5}),
     Contender("local weight 2", {"model.local_weight": 2.0}),
 )
-LONG = (
-    Contender(LONG_MOCO, {**GLOBAL_ALONE, "optim.epochs": 24}),
-    Contender(LONG_LODISC, {"optim.epochs": 24}),
-)
 # Whose step takes as long as which other contender's.
-STEP_OF = {LONGER: MOCO, LONG_MOCO: MOCO, LONG_LODISC: LODISC} | {
-    way.name: LODISC for way in VARIANTS if "model.local_weight" in way.overrides
-}
+STEP_OF = {LONGER: MOCO} | {way.name: LODISC for way in VARIANTS if "model.local_weight" in way.overrides}
 
 
 def groups(data: DataSet) -> list[tuple[Contender, ...]]:
     """Return all contenders on a data set: those of a group see the same views, but the longer one."""
     longer = Contender(LONGER, {**GLOBAL_ALONE, "optim.epochs": data.longer})
-    return [(*MAIN, longer), data.more]
+    return [group for group in ((*MAIN, longer), data.variants) if group]
 
 
 def data_set(name: str, grocery: Path, storage: Path) -> DataSet:
     """Return the Grocery Store photographs that lie in a folder, or the demo images of `make_demo_images`."""
     if name == "demo":
         made, others = (storage / f"demo-images-{seed}" for seed in DEMO_SEEDS)
-        return DataSet(name, name, f"{made}/train", f"{others}/test", f"{made}/test", longer=25, more=VARIANTS)
+        return DataSet(name, name, f"{made}/train", f"{others}/test", f"{made}/test", longer=25, variants=VARIANTS)
     train, val, test = (str(grocery / f"{split}.txt") for split in ("train", "val", "test"))
-    plain = DataSet(name, "grocery", train, val, test, longer=10, more=LONG)
-    return plain if name == "grocery" else replace(plain, views=WIDE, more=VARIANTS)
+    plain = DataSet(name, "grocery", train, val, test, longer=28, variants=(RANDOM,))
+    short = replace(plain, longer=10, overrides=SHORT, variants=())
+    return {"grocery": plain, "grocery-short": short}.get(name, replace(short, overrides=WIDE, variants=VARIANTS))
 
 
 def make_demo_images(storage: Path) -> None:

@@ -16,9 +16,6 @@ from matplotlib.figure import Figure
 from benchmarks.report import markdown_table, put
 from benchmarks.results.contenders import (
     LODISC,
-    LONG,
-    LONG_LODISC,
-    LONG_MOCO,
     LONGER,
     MOCO,
     PIXELS,
@@ -44,7 +41,7 @@ SCORES = {
 }
 CLAIMED = ("retrieval/rank1", "knn/fine", "linear/top1")
 BRIEF = ("knn/fine", "knn/coarse", "retrieval/rank1", "retrieval/map", "linear/top1")
-ORDER = [UNTRAINED, MOCO, LONGER, LODISC, PIXELS, *(way.name for way in (*LONG, *VARIANTS))]
+ORDER = [UNTRAINED, MOCO, LONGER, LODISC, PIXELS, *(way.name for way in VARIANTS)]
 COLOURS = {MOCO: "#D55E00", LODISC: "#0072B2", PIXELS: "#009E73"}
 
 
@@ -111,15 +108,11 @@ def costs_table(rows: Sequence[Row], costs: Mapping[str, Row]) -> str:
 
 
 def differences_table(rows: Sequence[Row]) -> str:
-    """Return LoDisc minus each other contender over the seeds that both have, of the scores that claims are made of.
-
-    MoCo v3 for 24 epochs is taken from LoDisc for as many.
-    """
+    """Return LoDisc minus each other contender over the seeds that both have, of the scores that claims are made of."""
     contenders = {name: {row["seed"]: row["scores"] for row in own} for name, own in by_contender(rows).items()}
-    plain, long = (contenders.pop(name, {}) for name in (LODISC, LONG_LODISC))
+    lodisc = contenders.pop(LODISC, {})
     cells = []
     for name, own in contenders.items():
-        lodisc = long if name == LONG_MOCO else plain
         seeds = sorted(lodisc.keys() & own.keys())
         if len(seeds) > 1:
             pairs = [

@@ -64,7 +64,7 @@ def test_a_grid_has_as_many_trials_as_combinations() -> None:
         ({"sampler": "grid"}, r"space\.model\.temperature: the sampler grid needs a list of values"),
         ({"space": {"seed": {"grid": [0, 1]}}}, r"space\.seed: .*give choice instead of grid"),
         ({"sampler": "grid", "space": {"seed": {"grid": [0, 1]}}, "trials": 3}, "the grid has 2 combinations, got 3"),
-        ({"grace_epochs": 9}, r"grace_epochs \(9\) exceeds the recipe's optim\.epochs \(8\)"),
+        ({"grace_epochs": 25}, r"grace_epochs \(25\) exceeds the recipe's optim\.epochs \(24\)"),
         ({"grace_epochs": 0}, "grace_epochs must be at least 1"),
         ({"reduction_factor": 1}, "reduction_factor must be at least 2"),
         ({"trials": 0}, "trials must be at least 1"),
