@@ -1,12 +1,12 @@
-"""What LoDisc buys: every contender, three seeds, on photographs of groceries and on made birds.
+"""What LoDisc buys: the contenders of each set, three seeds, on photographs of groceries and on made birds.
 
     python -m benchmarks.results.costs
     python -m benchmarks.results --data GROCERY --storage runs
     python -m benchmarks.results.page
 
 GROCERY is the folder of the Grocery Store Dataset (train.txt, val.txt, test.txt). Runs that `storage` holds already are
-not run again, and what was cut off goes on. benchmarks/results/demo.json and grocery.json are written after each run;
-the last command makes docs/results.md of them. No recipe was chosen by these test images.
+not run again, and what was cut off goes on. benchmarks/results/SET.json is written after each run. The last command
+makes the tables and curves of docs/results.md and README.md.
 """
 
 from __future__ import annotations

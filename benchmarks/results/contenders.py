@@ -67,8 +67,7 @@ class DataSet:
         return load_recipe(self.recipe, {**images, **place, **share, **self.overrides, **contender.overrides})
 
 
-# What the recipe `grocery` had before: a third of the epochs, and when its variants were run wide crops as well, and
-# colour as strong again.
+# Earlier forms of the recipe `grocery`: SHORT had 8 epochs; WIDE also wide crops, twice the jitter, grey and blur.
 SHORT = {"optim.epochs": 8}
 WIDE = {
     **SHORT,
@@ -79,13 +78,14 @@ WIDE = {
     "views.blur_probability": [0.5, 0.1],
 }
 GLOBAL_ALONE = {"model.local_weight": 0.0}
-# What claims are made of, and what is varied about it one field at a time.
+# What claims are made of.
 MAIN = (
     Contender(MOCO, GLOBAL_ALONE),
     Contender(LODISC),
     Contender(PIXELS, {"model.local_view": "pixels"}),
 )
 RANDOM = Contender("random pivots", {"model.pivots": "random"})
+# LoDisc with one field varied.
 VARIANTS = (
     RANDOM,
     Contender("last-layer pivots", {"model.pivots": "last"}),
@@ -111,9 +111,10 @@ def data_set(name: str, grocery: Path, storage: Path) -> DataSet:
         made, others = (storage / f"demo-images-{seed}" for seed in DEMO_SEEDS)
         return DataSet(name, name, f"{made}/train", f"{others}/test", f"{made}/test", longer=25, variants=VARIANTS)
     train, val, test = (str(grocery / f"{split}.txt") for split in ("train", "val", "test"))
-    plain = DataSet(name, "grocery", train, val, test, longer=28, variants=(RANDOM,))
-    short = replace(plain, longer=10, overrides=SHORT, variants=())
-    return {"grocery": plain, "grocery-short": short}.get(name, replace(short, overrides=WIDE, variants=VARIANTS))
+    recipe = DataSet(name, "grocery", train, val, test, longer=28, variants=(RANDOM,))
+    short = replace(recipe, longer=10, overrides=SHORT, variants=())
+    wide = replace(short, overrides=WIDE, variants=VARIANTS)
+    return {"grocery": recipe, "grocery-short": short, "grocery-wide": wide}[name]
 
 
 def make_demo_images(storage: Path) -> None:

@@ -14,15 +14,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmarks.report import markdown_table, put
-from benchmarks.results.contenders import (
-    LODISC,
-    LONGER,
-    MOCO,
-    PIXELS,
-    SETS,
-    STEP_OF,
-    VARIANTS,
-)
+from benchmarks.results.contenders import LODISC, LONGER, MOCO, PIXELS, SETS, STEP_OF, VARIANTS
 from benchmarks.results.costs import RECIPES, read_costs
 from benchmarks.results.paired import difference
 from benchmarks.results.rows import UNTRAINED, WATCHED, Row, path_of, read

@@ -1,4 +1,4 @@
-"""The rows of demo.json and grocery.json: a run each, {set, contender, seed, cpu, epochs, steps, scores, curves}."""
+"""The rows of a set's file: a run each, {set, contender, seed, cpu, epochs, steps, scores, curves}."""
 
 from __future__ import annotations
 
