@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -41,15 +42,31 @@ class Features:
     coarse: list[str] | None = None
 
 
-def class_names(column: np.ndarray) -> list[str | None]:
-    """Return a column's class names; a block that has none comes from Ray as NaN."""
-    return [name if isinstance(name, str) else None for name in column]
-
-
 def all_or_none(labels: list[str | None]) -> list[str] | None:
     """Return the labels where every image has one, else None."""
     present = [label for label in labels if label is not None]
     return present if len(present) == len(labels) else None
+
+
+def embed_decoded(
+    batches: Iterable[Mapping[str, np.ndarray]], view: str, forward: Callable[[np.ndarray], torch.Tensor]
+) -> Features:
+    """Embed views that are decoded already.
+
+    Args:
+        batches: of columns {path, label, coarse} and the view's, uint8 (B, 3, H, W), in the order of the result;
+            one at least.
+        view: name of the column to embed.
+        forward: maps a batch of views to features (B, D), float32 on the CPU.
+    """
+    chunks: list[torch.Tensor] = []
+    rows: dict[str, list[Any]] = {"path": [], "label": [], "coarse": []}
+    for batch in batches:
+        chunks.append(forward(batch[view]))
+        for name, values in rows.items():
+            # Where no image of a block has a class, Ray gives NaN.
+            values += [value if isinstance(value, str) else None for value in batch[name]]
+    return Features(torch.cat(chunks), rows["path"], all_or_none(rows["label"]), all_or_none(rows["coarse"]))
 
 
 def extract(encoder: Encoder, dataset: ray.data.Dataset, image_size: int, batch_size: int = 64) -> Features:

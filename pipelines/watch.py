@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -14,7 +15,7 @@ from lodisc.encoder import Encoder
 from lodisc.pivots import keep_patches, pivot_scores
 from lodisc.views import normalise
 from pipelines.evaluate import score
-from pipelines.features import Features, all_or_none, class_names
+from pipelines.features import Features, embed_decoded
 from pipelines.figures import neighbour_sheet, pivot_overlays
 from pipelines.precision import autocast
 from pipelines.profile import StepTrace
@@ -97,14 +98,9 @@ class Watcher:
     def _embed(self, shard: ray.data.DataIterator, view: str = "image") -> Features:
         encoder = self.learner.model.encoder
         encoder.eval()
-        chunks, paths, labels, coarse = [], [], [], []
-        for batch in shard.iter_batches(batch_size=128):
-            chunks.append(self._forward(encoder, batch[view]))
-            paths += list(batch["path"])
-            labels += class_names(batch["label"])
-            coarse += class_names(batch["coarse"])
+        features = embed_decoded(shard.iter_batches(batch_size=128), view, partial(self._forward, encoder))
         encoder.train()
-        return Features(torch.cat(chunks), paths, all_or_none(labels), all_or_none(coarse))
+        return features
 
     @torch.inference_mode()
     def _forward(self, encoder: Encoder, images: np.ndarray) -> torch.Tensor:

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.report import cpu_name
@@ -27,7 +28,7 @@ from lodisc.views import normalise
 from pipelines.checkpoint import load_encoder
 from pipelines.config import PretrainConfig, to_dict
 from pipelines.evaluate import score
-from pipelines.features import Features, all_or_none, class_names
+from pipelines.features import embed_decoded
 from pipelines.images import images_for, load_images, with_views
 from pipelines.precision import autocast, resolve_precision
 from pipelines.pretrain import pretrain
@@ -74,7 +75,7 @@ class Judge:
         whole = replace(config.evaluation, max_images=ALL)
         on_test = replace(config, data=replace(config.data, eval_images=data.test), evaluation=whole)
         self.images = load_images(config)
-        self.decoded = {name: Decoded(rows) for name, rows in load_images(on_test).decoded.items()}
+        self.decoded = load_images(on_test).decoded
 
     def prepare(self, contenders: tuple[Contender, ...], seed: int) -> None:
         """Draw the views that a group's runs share and decode what they are watched by, where a run is to come."""
@@ -113,28 +114,19 @@ class Judge:
         return self._row(UNTRAINED, seed, encoder) | {"epochs": 0, "steps": 0, "curves": {}}
 
     def _row(self, contender: str, seed: int, encoder: Encoder) -> Row:
-        features = {name: images.features(encoder) for name, images in self.decoded.items()}
+        features = {
+            name: embed_decoded(images.iter_batches(batch_size=128), "image", partial(_forward, encoder))
+            for name, images in self.decoded.items()
+        }
         scores = score(features["held_out"], features["gallery"])
         run = {"set": self.data.name, "contender": contender, "seed": seed}
         return {**run, "cpu": cpu_name(), "scores": scores}
 
 
-class Decoded:
-    """The evaluation views of a set of images, uint8 (N, 3, H, W), with their labels."""
-
-    def __init__(self, rows: Any) -> None:
-        self.views, self.paths, self.labels, self.coarse = [], [], [], []
-        for batch in rows.iter_batches(batch_size=128):
-            self.views.append(torch.tensor(batch["image"]))
-            self.paths += list(batch["path"])
-            self.labels += class_names(batch["label"])
-            self.coarse += class_names(batch["coarse"])
-
-    @torch.inference_mode()
-    def features(self, encoder: Encoder) -> Features:
-        with autocast(resolve_precision("auto", CPU), CPU):
-            features = torch.cat([encoder(normalise(views)).float() for views in self.views])
-        return Features(features, self.paths, all_or_none(self.labels), all_or_none(self.coarse))
+@torch.inference_mode()
+def _forward(encoder: Encoder, views: np.ndarray) -> torch.Tensor:
+    with autocast(resolve_precision("auto", CPU), CPU):
+        return encoder(normalise(torch.tensor(views))).float()
 
 
 if __name__ == "__main__":

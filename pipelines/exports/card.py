@@ -8,12 +8,12 @@ import yaml
 
 from lodisc import __version__
 from lodisc.views import IMAGENET_MEAN, IMAGENET_STD
+from pipelines.evaluate import UNITS
 from pipelines.exports.trained import FINGERPRINT, Trained
 
 FILE = "README.md"
 TO_FILL_IN = "TO BE FILLED IN"
 RECIPE = ("encoder", "model", "views", "optim", "seed")  # what made the weights; paths and addresses stay at home
-UNITS = {"knn": " %", "retrieval": " %", "linear": " %"}
 
 
 def card(trained: Trained, library: str, load: str, notes: str = "") -> str:

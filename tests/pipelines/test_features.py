@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import ray
@@ -15,7 +16,7 @@ import torch
 from lodisc.encoder import Encoder, EncoderConfig
 from lodisc.views import eval_view, normalise
 from pipelines.decode import decode_image
-from pipelines.features import all_or_none, extract, plan_actors
+from pipelines.features import all_or_none, embed_decoded, extract, plan_actors
 from pipelines.precision import autocast, resolve_precision
 
 SCHEMA = pa.schema([("bytes", pa.binary()), ("path", pa.string()), ("label", pa.string()), ("coarse", pa.string())])
@@ -49,6 +50,25 @@ def test_extract_is_a_plain_loop_in_the_datasets_order(ray_session: None, image_
     assert found.coarse is None, "one image has no coarse label"
     with pytest.raises(ValueError, match="no images"):
         extract(encoder, ray.data.from_arrow(SCHEMA.empty_table()), image_size=32)
+
+
+def test_decoded_views_are_embedded_batch_by_batch() -> None:
+    views = np.arange(5, dtype=np.uint8)[:, None, None, None].repeat(3, axis=1)
+    names = np.array(["wren", "robin", "tit", "wren", "tit"], dtype=object)
+    rows = {"view": views, "path": np.array([f"{i}.jpg" for i in range(5)]), "label": names}
+    batches = [{key: column[part] for key, column in rows.items()} for part in (slice(3), slice(3, 5))]
+    coarse = np.array(["small", "small", "blue", "small", "blue"], dtype=object)
+    batches[0]["coarse"], batches[1]["coarse"] = coarse[:3], coarse[3:]
+
+    def forward(images: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(images).flatten(1).float()
+
+    found = embed_decoded(batches, "view", forward)
+    assert found.features.tolist() == [[value] * 3 for value in range(5)]
+    assert found.paths == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg"]
+    assert (found.labels, found.coarse) == (names.tolist(), coarse.tolist())
+    batches[0]["coarse"] = np.array([np.nan] * 3)
+    assert embed_decoded(batches, "view", forward).coarse is None, "Ray gives NaN where a block has no class"
 
 
 def test_actors_fit_every_cluster() -> None:
