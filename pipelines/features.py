@@ -48,21 +48,30 @@ def all_or_none(labels: list[str | None]) -> list[str] | None:
     return present if len(present) == len(labels) else None
 
 
+@torch.inference_mode()
 def embed_decoded(
-    batches: Iterable[Mapping[str, np.ndarray]], view: str, forward: Callable[[np.ndarray], torch.Tensor]
+    encoder: Callable[[torch.Tensor], torch.Tensor],
+    batches: Iterable[Mapping[str, np.ndarray]],
+    view: str,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Features:
     """Embed views that are decoded already.
 
     Args:
+        encoder: on the device, in evaluation mode.
         batches: of columns {path, label, coarse} and the view's, uint8 (B, 3, H, W), in the order of the result;
             one at least.
         view: name of the column to embed.
-        forward: maps a batch of views to features (B, D), float32 on the CPU.
+        device: to compute on.
+        dtype: of the products, see `autocast`; the features are float32.
     """
     chunks: list[torch.Tensor] = []
     rows: dict[str, list[Any]] = {"path": [], "label": [], "coarse": []}
     for batch in batches:
-        chunks.append(forward(batch[view]))
+        views = normalise(torch.tensor(batch[view]).to(device))
+        with autocast(dtype, device):
+            chunks.append(encoder(views).float().cpu())
         for name, values in rows.items():
             # Where no image of a block has a class, Ray gives NaN.
             values += [value if isinstance(value, str) else None for value in batch[name]]

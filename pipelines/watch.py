@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -17,7 +16,6 @@ from lodisc.views import normalise
 from pipelines.evaluate import score
 from pipelines.features import Features, embed_decoded
 from pipelines.figures import neighbour_sheet, pivot_overlays
-from pipelines.precision import autocast
 from pipelines.profile import StepTrace
 from pipelines.progress import Progress
 from pipelines.throughput import Throughput, peak_flops
@@ -98,15 +96,10 @@ class Watcher:
     def _embed(self, shard: ray.data.DataIterator, view: str = "image") -> Features:
         encoder = self.learner.model.encoder
         encoder.eval()
-        features = embed_decoded(shard.iter_batches(batch_size=128), view, partial(self._forward, encoder))
+        batches = shard.iter_batches(batch_size=128)
+        features = embed_decoded(encoder, batches, view, self.learner.device, self.learner.dtype)
         encoder.train()
         return features
-
-    @torch.inference_mode()
-    def _forward(self, encoder: Encoder, images: np.ndarray) -> torch.Tensor:
-        views = normalise(torch.tensor(images).to(self.learner.device))
-        with autocast(self.learner.dtype, self.learner.device):
-            return encoder(views).float().cpu()
 
     @torch.inference_mode()
     def _pivots(self, encoder: Encoder, shard: ray.data.DataIterator) -> Image.Image:

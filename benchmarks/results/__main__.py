@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from benchmarks.report import cpu_name
@@ -24,13 +22,12 @@ from benchmarks.results.contenders import MAIN, SEEDS, SETS, Contender, DataSet,
 from benchmarks.results.rows import UNTRAINED, WATCHED, Row, keep, path_of
 from cluster.connect import connect
 from lodisc.encoder import Encoder
-from lodisc.views import normalise
 from pipelines.checkpoint import load_encoder
 from pipelines.config import PretrainConfig, to_dict
 from pipelines.evaluate import score
 from pipelines.features import embed_decoded
 from pipelines.images import images_for, load_images, with_views
-from pipelines.precision import autocast, resolve_precision
+from pipelines.precision import resolve_precision
 from pipelines.pretrain import pretrain
 from pipelines.run_folder import FINISHED
 from pipelines.run_record import read_record
@@ -114,19 +111,14 @@ class Judge:
         return self._row(UNTRAINED, seed, encoder) | {"epochs": 0, "steps": 0, "curves": {}}
 
     def _row(self, contender: str, seed: int, encoder: Encoder) -> Row:
+        dtype = resolve_precision("auto", CPU)
         features = {
-            name: embed_decoded(images.iter_batches(batch_size=128), "image", partial(_forward, encoder))
+            name: embed_decoded(encoder, images.iter_batches(batch_size=128), "image", CPU, dtype)
             for name, images in self.decoded.items()
         }
         scores = score(features["held_out"], features["gallery"])
         run = {"set": self.data.name, "contender": contender, "seed": seed}
         return {**run, "cpu": cpu_name(), "scores": scores}
-
-
-@torch.inference_mode()
-def _forward(encoder: Encoder, views: np.ndarray) -> torch.Tensor:
-    with autocast(resolve_precision("auto", CPU), CPU):
-        return encoder(normalise(torch.tensor(views))).float()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 from lodisc.encoder import Encoder, EncoderConfig
 from lodisc.views import eval_view, normalise
 from pipelines.decode import decode_image
-from pipelines.features import all_or_none, embed_decoded, extract, plan_actors
+from pipelines.features import Features, all_or_none, embed_decoded, extract, plan_actors
 from pipelines.precision import autocast, resolve_precision
 
 SCHEMA = pa.schema([("bytes", pa.binary()), ("path", pa.string()), ("label", pa.string()), ("coarse", pa.string())])
@@ -60,15 +60,15 @@ def test_decoded_views_are_embedded_batch_by_batch() -> None:
     coarse = np.array(["small", "small", "blue", "small", "blue"], dtype=object)
     batches[0]["coarse"], batches[1]["coarse"] = coarse[:3], coarse[3:]
 
-    def forward(images: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(images).flatten(1).float()
+    def embed() -> Features:
+        return embed_decoded(lambda images: images.flatten(1), batches, "view", torch.device("cpu"), torch.float32)
 
-    found = embed_decoded(batches, "view", forward)
-    assert found.features.tolist() == [[value] * 3 for value in range(5)]
+    found = embed()
+    assert found.features.tolist() == normalise(torch.from_numpy(views)).flatten(1).tolist()
     assert found.paths == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg"]
     assert (found.labels, found.coarse) == (names.tolist(), coarse.tolist())
     batches[0]["coarse"] = np.array([np.nan] * 3)
-    assert embed_decoded(batches, "view", forward).coarse is None, "Ray gives NaN where a block has no class"
+    assert embed().coarse is None, "Ray gives NaN where a block has no class"
 
 
 def test_actors_fit_every_cluster() -> None:
