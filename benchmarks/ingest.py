@@ -30,9 +30,11 @@ from benchmarks.timing import in_new_process, spread
 from benchmarks.torchvision_views import torchvision_views
 from benchmarks.traffic import Traffic
 from cluster.connect import connect
-from lodisc.views import IMAGENET_MEAN, IMAGENET_STD, ViewConfig, normalise
+from lodisc.config import ViewConfig
+from lodisc.views import IMAGENET_MEAN, IMAGENET_STD, normalise
 from pipelines.ingest import DrawViews, ImageStore, SampleOrder, sample_stream, training_batches
-from pipelines.prepare import PrepareConfig, prepare
+from pipelines.options import PrepareConfig
+from pipelines.prepare import prepare
 from pipelines.verify import usable_images
 
 Pair = tuple[Tensor, Tensor]

@@ -32,7 +32,8 @@ from lodisc.batch_norm import GlobalBatchNorm1d
 from lodisc.model import LoDisc
 from pipelines.config import ComputeConfig, PretrainConfig
 from pipelines.ingest import SampleOrder, sample_stream
-from pipelines.prepare import PrepareConfig, prepare
+from pipelines.options import PrepareConfig
+from pipelines.prepare import prepare
 from pipelines.pretrain import pretrain
 from pipelines.stopwatch import PHASES
 

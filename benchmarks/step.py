@@ -23,8 +23,8 @@ from benchmarks.reference import reference_loss
 from benchmarks.report import markdown_table, write_results
 from benchmarks.timing import interleave, spread
 from lodisc.attention import fuse_attention
-from lodisc.encoder import EncoderConfig
-from lodisc.model import LocalView, LoDisc, ModelConfig
+from lodisc.config import EncoderConfig, LocalView, ModelConfig
+from lodisc.model import LoDisc
 from pipelines.precision import autocast, fused_trains_faster, resolve_precision
 from pipelines.throughput import peak_flops
 

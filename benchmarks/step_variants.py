@@ -25,8 +25,8 @@ from torch import nn
 from benchmarks.report import markdown_table, write_results
 from benchmarks.step import step
 from benchmarks.timing import spread
-from lodisc.encoder import EncoderConfig
-from lodisc.model import LoDisc, ModelConfig
+from lodisc.config import EncoderConfig, ModelConfig
+from lodisc.model import LoDisc
 from pipelines.precision import resolve_precision
 
 AS_IT_IS = "as it is"

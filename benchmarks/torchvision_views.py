@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageFilter
 from torchvision.transforms import v2
 
-from lodisc.views import ViewConfig
+from lodisc.config import ViewConfig
 
 
 def torchvision_views(config: ViewConfig, image_size: int) -> list[v2.Compose]:

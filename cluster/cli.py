@@ -39,7 +39,7 @@ class Command:
 
 COMMANDS = {
     "prepare": Command(
-        "pipelines.prepare:PrepareConfig",
+        "pipelines.options:PrepareConfig",
         "pipelines.prepare:prepare",
         "check every image of a source and write them as Parquet shards",
         positional=("source", "destination"),
@@ -58,26 +58,26 @@ COMMANDS = {
     ),
     # Also as two words, which jsonargparse cannot take: see `main`.
     "tune-report": Command(
-        "tuning.report:ReportConfig",
+        "tuning.config:ReportConfig",
         "tuning.report:report",
         "print what a sweep found, from MLflow alone",
         positional=("sweep",),
         uses_ray=False,
     ),
     "evaluate": Command(
-        "pipelines.evaluate:EvaluateConfig",
+        "pipelines.options:EvaluateConfig",
         "pipelines.evaluate:evaluate",
         "say what a checkpoint's features are good for",
         positional=("checkpoint",),
     ),
     "embed": Command(
-        "pipelines.embed:EmbedConfig",
+        "pipelines.options:EmbedConfig",
         "pipelines.embed:embed",
         "write a checkpoint's features of every image as Parquet files",
         positional=("checkpoint",),
     ),
     "search": Command(
-        "pipelines.search:SearchConfig",
+        "pipelines.options:SearchConfig",
         "pipelines.search:search",
         "find the embedded images that are most like others",
         positional=("embeddings",),
@@ -90,43 +90,43 @@ COMMANDS = {
         positional=("checkpoint",),
     ),
     "export": Command(
-        "pipelines.export:ExportConfig",
+        "pipelines.options:ExportConfig",
         "pipelines.export:export",
         "write a checkpoint's encoder as timm, torchvision, transformers, ONNX or MLflow load it",
         positional=("checkpoint",),
         uses_ray=False,
     ),
     "show": Command(
-        "pipelines.show:ShowConfig",
+        "pipelines.options:ShowConfig",
         "pipelines.show:show",
         "draw what a checkpoint's encoder looks at",
         positional=("checkpoint",),
     ),
     "report": Command(
-        "pipelines.report:ReportConfig",
+        "pipelines.options:ReportConfig",
         "pipelines.report:report",
         "write all there is to say of a run to one HTML page",
         positional=("run",),
     ),
     "demo": Command(
-        "pipelines.demo:DemoConfig",
+        "pipelines.options:DemoConfig",
         "pipelines.demo:demo",
         "make images, pretrain on them, and compare with MoCo v3 and no training",
     ),
     "doctor": Command(
-        "cluster.doctor:DoctorConfig",
+        "cluster.options:DoctorConfig",
         "cluster.doctor:doctor",
         "check that a cluster has what a run needs; takes the options of pretrain",
         recipes="pipelines",
     ),
     "leave": Command(
-        "cluster.leave:LeaveConfig",
+        "cluster.options:LeaveConfig",
         "cluster.leave:leave",
         "announce that this node will be taken, so that runs save a checkpoint and go on elsewhere",
         uses_ray=False,
     ),
     "ui": Command(
-        "pipelines.ui:UIConfig",
+        "pipelines.options:UIConfig",
         "pipelines.ui:ui",
         "open MLflow on the runs",
         uses_ray=False,

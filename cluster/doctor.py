@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -13,18 +13,11 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from cluster import checks
 from cluster.checks import Finding, Node
+from cluster.options import DoctorConfig
 from cluster.probe import MARK, Answers, Questions, clock, probe
-from pipelines.config import DataConfig, PretrainConfig
 from pipelines.every_node import PATIENCE, ask_every_node
 from pipelines.run_folder import RunFolder, named
 from pipelines.tracking import store_uri
-
-
-@dataclass(frozen=True, kw_only=True)
-class DoctorConfig(PretrainConfig):
-    """The run that a cluster is checked for, described as for `pretrain`. Without `data.images` none are looked for."""
-
-    data: DataConfig | None = None  # type: ignore[assignment]
 
 
 def doctor(config: DoctorConfig) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
@@ -12,27 +11,11 @@ from ray.util.state import list_actors
 from ray.util.state.exception import RayStateApiException
 
 from cluster.connect import connect
+from cluster.options import LeaveConfig
 
 WORKER = "RayTrainWorker"
 MOST_UNANSWERED = 3  # questions to the head
 PREEMPTION = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")  # type: ignore[attr-defined]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeaveConfig:
-    """Which node leaves, and when.
-
-    Attributes:
-        within: seconds until the machine is taken.
-        address: of the cluster that this machine is a node of.
-    """
-
-    within: int = 100
-    address: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.within < 1:
-            raise ValueError(f"within must be at least 1 second, got {self.within}")
 
 
 def leave(config: LeaveConfig) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from pipelines.tracking import TrackingConfig, find_run, local_database
+from pipelines.config import TrackingConfig
+from pipelines.tracking import find_run, local_database
 from tests.pipelines.mlflow_pages import Pages, missing_browser
 from tests.pipelines.mlflow_server import Server
 from tuning.report import SWEEP_TAG

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,49 +14,9 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from lodisc.attention import recorded_attention
+from lodisc.config import EncoderConfig
 from lodisc.random_start import draw_weights
 from lodisc.unpickle import load_plain
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
-    """Which ViT, and what it starts from.
-
-    Attributes:
-        arch: name of a timm VisionTransformer with a class token.
-        image_size: side of the square views, in pixels.
-        patch_size: side of a patch, in pixels; None keeps the architecture's own.
-        depth: number of blocks; None keeps the architecture's own.
-        weights: `random` (drawn as MoCo v3 draws them), `timm` (timm's pretrained weights, downloaded once), or the
-            path of a local state dict (.safetensors, or a .pt/.pth file, read with weights_only).
-        freeze_patch_embed: leave the patch embedding as it starts (MoCo v3's "stop-grad conv1").
-    """
-
-    arch: str = "vit_base_patch16_224"
-    image_size: int = 224
-    patch_size: int | None = None
-    depth: int | None = None
-    weights: str = "random"
-    freeze_patch_embed: bool = True
-
-    def __post_init__(self) -> None:
-        if not timm.is_model(self.arch):
-            raise ValueError(f"encoder.arch: timm {timm.__version__} has no model {self.arch!r}")
-        pretrained = timm.is_model_pretrained(self.arch)
-        if "." in self.arch and not pretrained:
-            raise ValueError(f"encoder.arch: timm {timm.__version__} has no pretrained tag {self.arch!r}")
-        if self.weights == "timm" and not pretrained:
-            raise ValueError(f"encoder.weights: timm has no pretrained weights for encoder.arch {self.arch!r}")
-        for name in ("image_size", "patch_size", "depth"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"encoder.{name} must be at least 1, got {value}")
-        if self.patch_size and self.image_size % self.patch_size:
-            raise ValueError(
-                f"encoder.image_size ({self.image_size}) must be a multiple of patch_size {self.patch_size}"
-            )
-        if self.weights not in ("random", "timm") and not Path(self.weights).is_file():
-            raise ValueError(f"encoder.weights: {self.weights!r} is neither 'random', 'timm' nor a file")
 
 
 class Encoder(nn.Module):
@@ -149,7 +108,23 @@ class Encoder(nn.Module):
         return features, attention if full else attention[..., self.prefix_tokens :]
 
 
+def require_known(config: EncoderConfig) -> None:
+    """Refuse an architecture, or pretrained weights of it, that timm does not have.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    if not timm.is_model(config.arch):
+        raise ValueError(f"encoder.arch: timm {timm.__version__} has no model {config.arch!r}")
+    pretrained = timm.is_model_pretrained(config.arch)
+    if "." in config.arch and not pretrained:
+        raise ValueError(f"encoder.arch: timm {timm.__version__} has no pretrained tag {config.arch!r}")
+    if config.weights == "timm" and not pretrained:
+        raise ValueError(f"encoder.weights: timm has no pretrained weights for encoder.arch {config.arch!r}")
+
+
 def _create_vit(config: EncoderConfig) -> VisionTransformer:
+    require_known(config)
     shape: dict[str, Any] = {"img_size": config.image_size, "patch_size": config.patch_size, "depth": config.depth}
     try:
         vit = timm.create_model(

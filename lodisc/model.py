@@ -3,64 +3,18 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from lodisc.encoder import Encoder, EncoderConfig
+from lodisc.config import EncoderConfig, ModelConfig
+from lodisc.encoder import Encoder
 from lodisc.heads import predictor, projector
 from lodisc.local_view import mask_pixels
 from lodisc.loss import contrastive_loss
-from lodisc.pivots import Pivots, keep_patches, pivot_scores
+from lodisc.pivots import keep_patches, pivot_scores
 
-LocalView = Literal["tokens", "pixels"]
 Pair = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The objective.
-
-    Attributes:
-        temperature: tau of the contrast.
-        local_weight: weight of the local loss; 0 is MoCo v3 and skips the local pass.
-        mask_ratio: fraction of patches that the local view drops.
-        local_view: `pixels` blacks the dropped patches out, as the reference does; `tokens` leaves them out of the
-            sequence, which costs about 1 - mask_ratio of a pass.
-        pivots: how patches are chosen; all but `fused` are baselines.
-        momentum: of the momentum encoder at the first step; it ends at 1.
-        hidden_dim: width of projector and predictor.
-        output_dim: width of the space in which views are compared.
-        head_dropout: dropout in projector and predictor; the reference has 0.2, MoCo v3 none.
-    """
-
-    temperature: float = 0.2
-    local_weight: float = 1.0
-    mask_ratio: float = 0.7
-    local_view: LocalView = "tokens"
-    pivots: Pivots = "fused"
-    momentum: float = 0.99
-    hidden_dim: int = 4096
-    output_dim: int = 768
-    head_dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        ranges = {
-            "temperature": (self.temperature > 0, "> 0"),
-            "local_weight": (self.local_weight >= 0, ">= 0"),
-            "mask_ratio": (0 <= self.mask_ratio < 1, "in [0, 1)"),
-            "local_view": (self.local_view in get_args(LocalView), f"one of {get_args(LocalView)}"),
-            "pivots": (self.pivots in get_args(Pivots), f"one of {get_args(Pivots)}"),
-            "momentum": (0 <= self.momentum <= 1, "in [0, 1]"),
-            "hidden_dim": (self.hidden_dim >= 1, ">= 1"),
-            "output_dim": (self.output_dim >= 1, ">= 1"),
-            "head_dropout": (0 <= self.head_dropout < 1, "in [0, 1)"),
-        }
-        for name, (valid, expected) in ranges.items():
-            if not valid:
-                raise ValueError(f"model.{name} must be {expected}, got {getattr(self, name)!r}")
 
 
 class LoDisc(nn.Module):

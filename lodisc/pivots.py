@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from lodisc.config import Pivots
 from lodisc.encoder import Encoder
-
-Pivots = Literal["fused", "last", "rollout", "random"]
 
 
 @torch.no_grad()

@@ -10,54 +10,11 @@ import torch
 from PIL import Image
 
 from lodisc import pixels as px
+from lodisc.config import ViewConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 REDUCTIONS = (8, 4, 2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ViewConfig:
-    """BYOL's asymmetric pair of augmentations, as MoCo v3 uses them (the defaults are the paper's).
-
-    Attributes:
-        crop_scale: smallest and largest area of the random resized crop, as a fraction of the image.
-        jitter: strength of brightness, contrast, saturation and hue jitter.
-        jitter_probability: probability of colour jitter.
-        grey_probability: probability of dropping colour.
-        blur_sigma: range of the Gaussian blur's standard deviation, in pixels of the view.
-        blur_probability: probability of blur in view 1 and in view 2.
-        solarise_probability: probability of solarising, view 2 only.
-        flip_probability: probability of a horizontal flip.
-    """
-
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
-    jitter_probability: float = 0.8
-    grey_probability: float = 0.2
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    blur_probability: tuple[float, float] = (1.0, 0.1)
-    solarise_probability: float = 0.2
-    flip_probability: float = 0.5
-
-    def __post_init__(self) -> None:
-        low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"views.crop_scale must satisfy 0 < smallest <= largest <= 1, got {self.crop_scale}")
-        if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
-            raise ValueError(f"views.blur_sigma must satisfy 0 < smallest <= largest, got {self.blur_sigma}")
-        if min(self.jitter) < 0 or self.jitter[3] > 0.5:
-            raise ValueError(f"views.jitter must be >= 0, its hue (last) at most 0.5, got {self.jitter}")
-        probabilities = {
-            "jitter_probability": [self.jitter_probability],
-            "grey_probability": [self.grey_probability],
-            "blur_probability": self.blur_probability,
-            "solarise_probability": [self.solarise_probability],
-            "flip_probability": [self.flip_probability],
-        }
-        for name, values in probabilities.items():
-            if not all(0 <= value <= 1 for value in values):
-                raise ValueError(f"views.{name} must lie in [0, 1], got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

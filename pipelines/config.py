@@ -1,4 +1,7 @@
-"""The config of a pretraining run: one tree of frozen dataclasses, read from YAML recipes and dotted overrides."""
+"""The config of a pretraining run: one tree of frozen dataclasses, read from YAML recipes and dotted overrides.
+
+It is to be had without torch, timm, Ray and MLflow, which take seconds.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from lodisc.encoder import EncoderConfig
-from lodisc.model import ModelConfig
-from lodisc.views import ViewConfig
-from pipelines.precision import Precision
-from pipelines.tracking import TrackingConfig
+from lodisc.config import EncoderConfig, ModelConfig, ViewConfig
+
+Precision = Literal["auto", "bf16", "fp32"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -147,6 +148,24 @@ class InTrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Where MLflow keeps the run.
+
+    Attributes:
+        uri: an MLflow store, as http://host:5000 or sqlite:///path; None keeps mlflow.db and mlartifacts/ in the run
+            storage.
+        experiment: the MLflow experiment that lists the run.
+    """
+
+    uri: str | None = None
+    experiment: str = "lodisc"
+
+    def __post_init__(self) -> None:
+        if not self.experiment.strip():
+            raise ValueError("tracking.experiment must not be empty")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """A pretraining run.
 
@@ -205,6 +224,14 @@ def to_dict(config: Any) -> dict[str, Any]:
         return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
     return plain(asdict(config))
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dicts by dotted name."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        leaves |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return leaves
 
 
 def recipe_names(package: str = "pipelines") -> list[str]:

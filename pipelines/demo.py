@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from mlflow import MlflowClient
 
 from pipelines.config import PretrainConfig, load_recipe
 from pipelines.demo_images import generate_demo_images
-from pipelines.evaluate import EvaluateConfig, evaluate
+from pipelines.evaluate import evaluate
+from pipelines.options import DemoConfig, EvaluateConfig
 from pipelines.pretrain import PretrainResult, pretrain
 
 COLUMNS = {
@@ -22,35 +23,6 @@ COLUMNS = {
     "retrieval/map": "mAP",
     "linear/top1": "linear top-1",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoConfig:
-    """The demonstration. Its defaults take some minutes on 2 CPU cores.
-
-    Attributes:
-        data: folder of the images, which are made where there is none.
-        storage: folder that holds the runs.
-        train_per_class: images of each class to train on.
-        test_per_class: images of each class to score on.
-        epochs: passes over the images; None leaves that to the recipe.
-        seed: of the images and of both runs.
-    """
-
-    data: str = "demo-images"
-    storage: str = "runs"
-    train_per_class: int = 60
-    test_per_class: int = 20
-    epochs: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("train_per_class", 2), ("test_per_class", 2), ("epochs", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}")
 
 
 def demo(config: DemoConfig) -> dict[str, dict[str, float]]:

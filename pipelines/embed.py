@@ -5,62 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import ray.data
 import torch
-from pyarrow import fs
 
 from lodisc.encoder import Encoder
-from pipelines.checkpoint import checkpoint_location, find_checkpoint, load_encoder, weights_fingerprint
+from pipelines.checkpoint import checkpoint_location, load_encoder, weights_fingerprint
 from pipelines.embeddings import ABOUT, About, EmbeddingFolder, Origin, embedding_schema, rows_per_group
 from pipelines.features import embed_images
+from pipelines.options import EmbedConfig
 from pipelines.progress import Meter, terminal_style
-from pipelines.sources import ROW, find_source, fingerprint
+from pipelines.sources import ROW, fingerprint
 from pipelines.verify import load_verified, say_set_aside
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbedConfig:
-    """What to embed, with which encoder, and where to.
-
-    Attributes:
-        checkpoint: a checkpoint folder, or a run folder, whose newest checkpoint is taken.
-        images: the images to embed, `SRC` or `SRC@SPLIT`.
-        out: folder for the Parquet files, local or URI: a new one, or the one of the same command when it was
-            interrupted, which then continues.
-        dtype: of the numbers kept.
-        patch_tokens: keep the tokens of all patches too.
-        batch_size: images a forward pass.
-        shard_images: images a file, a multiple of batch_size. An interruption costs the file that was being written.
-    """
-
-    checkpoint: str
-    images: str
-    out: str
-    dtype: Literal["float32", "float16"] = "float32"
-    patch_tokens: bool = False
-    batch_size: int = 64
-    shard_images: int = 4096
-
-    def __post_init__(self) -> None:
-        if self.dtype not in ("float32", "float16"):
-            raise ValueError(f"dtype must be float32 or float16, got {self.dtype!r}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-        if self.shard_images < 1 or self.shard_images % self.batch_size:
-            raise ValueError(f"shard_images ({self.shard_images}) must be a multiple of batch_size ({self.batch_size})")
-        find_checkpoint(self.checkpoint)
-        source, folder = find_source(self.images), EmbeddingFolder.at(self.out)
-        if source.contains(folder.filesystem, folder.path):
-            raise ValueError(f"out: {self.out} lies in the source; choose a folder outside")
-        if folder.filesystem.get_file_info(folder.path).type == fs.FileType.File:
-            raise ValueError(f"out: {self.out} is a file; choose a folder")
-        if folder.is_foreign():
-            raise ValueError(f"out: {self.out} holds something else than embeddings; choose a new folder")
 
 
 def embed(config: EmbedConfig) -> About:

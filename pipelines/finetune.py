@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save
 
 from lodisc.classifier import Classifier
-from lodisc.encoder import Encoder, EncoderConfig
+from lodisc.config import EncoderConfig
+from lodisc.encoder import Encoder
 from lodisc.probes.linear import held_out_fifth
 from lodisc.views import IMAGENET_MEAN, IMAGENET_STD, CropAndFlip
 from pipelines import tracking

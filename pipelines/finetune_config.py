@@ -5,11 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipelines.checkpoint import find_checkpoint
-from pipelines.config import ComputeConfig
-from pipelines.precision import Precision
-from pipelines.sources import find_source
-from pipelines.tracking import TrackingConfig
+from pipelines.config import ComputeConfig, Precision, TrackingConfig
 
 # The protocol's learning rate for a batch of 256, 0.5, and two on either side.
 LINEAR_RATES = (0.05, 0.15, 0.5, 1.5, 5.0)
@@ -62,6 +58,9 @@ class FinetuneConfig:
     resume: bool = False
 
     def __post_init__(self) -> None:
+        from pipelines.checkpoint import find_checkpoint
+        from pipelines.sources import find_source
+
         low, high = self.crop_scale
         workers = self.compute.workers
         checks = (

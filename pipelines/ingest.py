@@ -21,7 +21,8 @@ import pyarrow as pa
 import ray
 import torch
 
-from lodisc.views import CropAndFlip, TwoViews, ViewConfig, eval_view
+from lodisc.config import ViewConfig
+from lodisc.views import CropAndFlip, TwoViews, eval_view
 from pipelines.decode import decode_image, load_image, open_image, upright_size
 from pipelines.resources import ON_INGEST_NODES
 from pipelines.seeds import seed_of

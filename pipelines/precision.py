@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Literal
 
 import torch
 
-Precision = Literal["auto", "bf16", "fp32"]
+from pipelines.config import Precision
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ray.data
 
 from lodisc.encoder import Encoder
-from pipelines.checkpoint import find_checkpoint, load_encoder
+from pipelines.checkpoint import load_encoder
 from pipelines.files import write_whole
 from pipelines.findings import Findings, find
 from pipelines.ingest import at_most
+from pipelines.options import ReportConfig
 from pipelines.photographs import choose
 from pipelines.report_page import Page, render
 from pipelines.run_record import RunRecord, read_record
@@ -24,45 +24,6 @@ from pipelines.verify import usable_images
 
 ARTIFACT = "report/report.html"
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportConfig:
-    """Which run to report, and on which images.
-
-    Attributes:
-        run: a run folder, whose newest checkpoint is taken, or a checkpoint folder.
-        out: the HTML file.
-        images: what to score the encoder on and to draw its pivots in, `SRC` or `SRC@SPLIT`; None takes the run's
-            data.eval_images, or its data.images where it has none.
-        gallery: other images, with labels, for k-NN to vote with and the linear probe to learn from; None takes the
-            run's data.images.
-        count: how many images are shown with their pivots, and with their nearest neighbours.
-        seed: draws these images, and their random views.
-        tracking_uri: MLflow store of the run; None takes the one that the checkpoint names.
-    """
-
-    run: str
-    out: str
-    images: str | None = None
-    gallery: str | None = None
-    count: int = 4
-    seed: int = 0
-    tracking_uri: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise ValueError(f"count must be at least 1, got {self.count}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}")
-        if Path(self.out).is_dir():
-            raise ValueError(f"out must be an HTML file, {self.out} is a folder")
-        if self.images is not None and self.gallery == self.images:
-            raise ValueError(f"gallery must hold other images than images ({self.images}): each would find itself")
-        find_checkpoint(self.run)
-        for source in (self.images, self.gallery):
-            if source is not None:
-                find_source(source)
 
 
 def report(config: ReportConfig) -> Path:

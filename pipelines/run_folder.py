@@ -15,8 +15,7 @@ from filelock import FileLock, Timeout
 from pyarrow import fs
 
 from pipelines.checkpoint import last_checkpoint, repair_register, step_of
-from pipelines.config import to_dict
-from pipelines.tracking import flatten
+from pipelines.config import flatten, to_dict
 
 # Written at the very end of a run.
 FINISHED = "result.json"

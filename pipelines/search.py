@@ -25,37 +25,10 @@ from pipelines.decode import ImageError, decode_image
 from pipelines.embeddings import About, EmbeddingFolder
 from pipelines.features import Embed, matrix
 from pipelines.figures import GREY, TILE, neighbour_sheet
+from pipelines.options import SearchConfig
 from pipelines.sources import ROW, open_filesystem
 
 ROWS_AT_A_TIME = 16_384  # of embeddings in memory: 50 MB at 768 numbers each
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchConfig:
-    """What to search for, and where.
-
-    Attributes:
-        embeddings: folder that `lodisc embed` has written, local or URI.
-        image: image files to find the like of.
-        k: how many to find for each.
-        checkpoint: where the encoder of the embeddings lies now; None takes the place that the folder names.
-        sheet: PNG file for the pictures of what was found.
-    """
-
-    embeddings: str
-    image: list[str]
-    k: int = 12
-    checkpoint: str | None = None
-    sheet: str = "search.png"
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"k must be at least 1, got {self.k}")
-        if not self.image:
-            raise ValueError("image: name at least one image file")
-        if Path(self.sheet).suffix.lower() != ".png" or Path(self.sheet).is_dir():
-            raise ValueError(f"sheet must be a PNG file, got {self.sheet}")
-        finished(EmbeddingFolder.at(self.embeddings))
 
 
 @dataclass(frozen=True)

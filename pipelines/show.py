@@ -3,52 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
+from lodisc.config import ModelConfig, ViewConfig
 from lodisc.encoder import Encoder
-from lodisc.model import ModelConfig
-from lodisc.views import ViewConfig
-from pipelines.checkpoint import find_checkpoint, load_encoder
+from pipelines.checkpoint import load_encoder
 from pipelines.files import write_whole
-from pipelines.photographs import Photograph, choose, in_shards
+from pipelines.options import ShowConfig
+from pipelines.photographs import Photograph, choose
 from pipelines.pivot_sheets import PivotSheets
 from pipelines.sheets import Sheet, draw
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShowConfig:
-    """What to show, on which photographs.
-
-    Attributes:
-        checkpoint: a checkpoint folder, or a run folder, whose newest checkpoint is taken.
-        images: an image file; or a source, `SRC` or `SRC@SPLIT`, of which `count` images are taken.
-        out: folder for the pictures.
-        count: how many images of a source are shown, spread over its classes.
-        seed: draws the images and their random views.
-    """
-
-    checkpoint: str
-    images: str
-    out: str
-    count: int = 6
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise ValueError(f"count must be at least 1, got {self.count}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}")
-        if Path(self.out).exists() and not Path(self.out).is_dir():
-            raise ValueError(f"out must be a folder, {self.out} is a file")
-        find_checkpoint(self.checkpoint)
-        in_shards(self.images)
-
-    @property
-    def uses_ray(self) -> bool:
-        """A few files need no cluster; shards are read by Ray."""
-        return in_shards(self.images)
 
 
 def show(config: ShowConfig) -> list[Path]:

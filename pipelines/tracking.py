@@ -32,6 +32,7 @@ import yaml
 from filelock import FileLock
 from PIL import Image
 
+from pipelines.config import TrackingConfig, flatten
 from pipelines.journal import Entry, Journal, is_open, now_ms
 
 if TYPE_CHECKING:
@@ -49,24 +50,6 @@ CLOSE_SECONDS = 20.0  # the longest that the end of a run waits for its store
 # Makes MLflow's pages show runs and curves first, not prompts and traces.
 TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 PACKAGES = ("lodisc", "ray", "torch", "timm", "mlflow")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrackingConfig:
-    """Where MLflow keeps the run.
-
-    Attributes:
-        uri: an MLflow store, as http://host:5000 or sqlite:///path; None keeps mlflow.db and mlartifacts/ in the run
-            storage.
-        experiment: the MLflow experiment that lists the run.
-    """
-
-    uri: str | None = None
-    experiment: str = "lodisc"
-
-    def __post_init__(self) -> None:
-        if not self.experiment.strip():
-            raise ValueError("tracking.experiment must not be empty")
 
 
 @dataclass(frozen=True)
@@ -460,14 +443,6 @@ def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) ->
     flat = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in flatten(params).items()]
     for start in range(0, len(flat), PARAMS_PER_REQUEST):
         client.log_batch(run_id, params=flat[start : start + PARAMS_PER_REQUEST], synchronous=True)
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested dicts by dotted name."""
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        leaves |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return leaves
 
 
 def _save_model(encoder: nn.Module, example: np.ndarray, folder: Path, run_id: str) -> None:

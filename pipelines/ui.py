@@ -5,29 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from dataclasses import dataclass
 from typing import NoReturn
 
+from pipelines.options import UIConfig
 from pipelines.tracking import local_database
-
-
-@dataclass(frozen=True, kw_only=True)
-class UIConfig:
-    """What to show, and where.
-
-    Attributes:
-        storage: folder that holds the runs.
-        port: of the pages' address.
-        host: of the pages' address; 127.0.0.1 is reached from this machine only.
-    """
-
-    storage: str = "runs"
-    port: int = 5000
-    host: str = "127.0.0.1"
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.port <= 65535:
-            raise ValueError(f"port must be between 1 and 65535, got {self.port}")
 
 
 def ui(config: UIConfig) -> NoReturn:

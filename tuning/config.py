@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipelines.config import DataConfig, PretrainConfig, load_recipe, to_dict
-from pipelines.tracking import TrackingConfig, flatten
+from pipelines.config import DataConfig, PretrainConfig, TrackingConfig, flatten, load_recipe, to_dict
 from tuning.objective import Objective, find_objective
 from tuning.space import Domain, grid_size, parse_space
 
@@ -102,6 +101,25 @@ class SweepConfig:
     def shared_fields(self) -> dict[str, Any]:
         images = {"data.images": self.data.images, "data.eval_images": self.data.eval_images}
         return {**images, **flatten(self.overrides), "storage": self.storage, "resume": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Which sweep to report.
+
+    Attributes:
+        sweep: its name.
+        storage: folder that holds the sweep.
+        tracking: the MLflow store, where it is not in the storage.
+        objective: another score to compare the trials by than the one that they were tuned on.
+        output: folder for the pictures, the table and best.yaml; None prints only.
+    """
+
+    sweep: str
+    storage: str = "runs"
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    objective: str | None = None
+    output: str | None = None
 
 
 def _require_grids(sampler: str, space: dict[str, Domain], trials: int | None) -> None:

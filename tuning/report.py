@@ -6,7 +6,7 @@ import ast
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,9 @@ import yaml
 
 from pipelines.config import config_from, to_dict
 from pipelines.run_folder import RunFolder
-from pipelines.tracking import RunHandle, TrackingConfig, find_run, log_files, open_client
+from pipelines.tracking import RunHandle, find_run, log_files, open_client
 from tuning import figures
+from tuning.config import ReportConfig
 from tuning.objective import Objective, find_objective
 from tuning.space import Domain, parse_space
 from tuning.trial import COMPLETED, DIVERGED, FAILED
@@ -102,25 +103,6 @@ class SweepReport:
     def best_config(self) -> dict[str, Any] | None:
         """Return the config of the best trial, ready to pretrain with; None where no trial has a score."""
         return to_dict(config_from(self.base, self.best.params, self.name)) if self.best else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportConfig:
-    """Which sweep to report.
-
-    Attributes:
-        sweep: its name.
-        storage: folder that holds the sweep.
-        tracking: the MLflow store, where it is not in the storage.
-        objective: another score to compare the trials by than the one that they were tuned on.
-        output: folder for the pictures, the table and best.yaml; None prints only.
-    """
-
-    sweep: str
-    storage: str = "runs"
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    objective: str | None = None
-    output: str | None = None
 
 
 def report(config: ReportConfig) -> SweepReport:

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import ray.tune
-
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
@@ -46,17 +44,19 @@ class Domain:
 
     def for_tune(self) -> Any:
         """Return what Ray Tune samples."""
+        from ray import tune  # here, as `lodisc tune --help` need not wait for it
+
         match self.kind:
             case "uniform":
-                return ray.tune.uniform(*self.values)
+                return tune.uniform(*self.values)
             case "log":
-                return ray.tune.loguniform(*self.values)
+                return tune.loguniform(*self.values)
             case "int":
-                return ray.tune.randint(self.values[0], self.values[1] + 1)
+                return tune.randint(self.values[0], self.values[1] + 1)
             case "grid":
-                return ray.tune.grid_search(list(self.values))
+                return tune.grid_search(list(self.values))
             case _:
-                return ray.tune.choice(list(self.values))
+                return tune.choice(list(self.values))
 
     def for_optuna(self) -> BaseDistribution:
         """Return the Optuna distribution of `plain` values, by which finished trials are analysed."""

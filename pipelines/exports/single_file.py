@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from lodisc.encoder import Encoder, EncoderConfig
+from lodisc.config import EncoderConfig
+from lodisc.encoder import Encoder
 from pipelines.exports import card
 from pipelines.exports.trained import Trained
 from pipelines.exports.weights import save_weights

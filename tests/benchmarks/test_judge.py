@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks.results.__main__ import Judge
 from benchmarks.results.contenders import Contender, DataSet
-from pipelines.evaluate import EvaluateConfig, evaluate
+from pipelines.evaluate import evaluate
+from pipelines.options import EvaluateConfig
 
 SMALL = {"optim.epochs": 1, "optim.batch_size": 8, "optim.warmup_epochs": 0, "encoder.depth": 2}
 

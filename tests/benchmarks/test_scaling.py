@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.scaling import bytes_needed
-from lodisc.encoder import EncoderConfig
-from lodisc.model import LoDisc, ModelConfig
+from lodisc.config import EncoderConfig, ModelConfig
+from lodisc.model import LoDisc
 from pipelines.config import DataConfig, OptimConfig, PretrainConfig
 
 CONFIG = PretrainConfig(

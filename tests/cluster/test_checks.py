@@ -10,7 +10,7 @@ import pytest
 from cluster import checks
 from cluster.checks import Finding, Node
 from cluster.probe import MARK, Answers, Questions, probe, versions
-from lodisc.encoder import EncoderConfig
+from lodisc.config import EncoderConfig
 from pipelines.config import DataConfig, PretrainConfig
 
 HEALTHY = Answers(

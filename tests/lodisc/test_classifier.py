@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from lodisc.classifier import Classifier, head_losses, hits
-from lodisc.encoder import Encoder, EncoderConfig
+from lodisc.config import EncoderConfig
+from lodisc.encoder import Encoder
 
 TINY = EncoderConfig(arch="vit_tiny_patch16_224", image_size=32, patch_size=16, depth=2)
 

@@ -10,7 +10,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from lodisc.encoder import Encoder, EncoderConfig
+from lodisc.config import EncoderConfig
+from lodisc.encoder import Encoder
 from tests.lodisc.tiny import PATCHES, tiny_config, tiny_encoder, tiny_images
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lodisc.model import LoDisc, ModelConfig
+from lodisc.config import ModelConfig
+from lodisc.model import LoDisc
 from tests.lodisc.test_attention import attention_matrices
 from tests.lodisc.tiny import PATCHES, attention_layers, tiny_images, tiny_model
 

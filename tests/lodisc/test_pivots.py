@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lodisc.config import Pivots
 from lodisc.encoder import Encoder
-from lodisc.pivots import Pivots, keep_patches, pivot_scores
+from lodisc.pivots import keep_patches, pivot_scores
 from tests.lodisc.test_attention import attention_matrices
 from tests.lodisc.tiny import PATCHES, tiny_config, tiny_encoder, tiny_images
 

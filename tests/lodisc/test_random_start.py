@@ -9,7 +9,8 @@ import pytest
 import timm
 import torch
 
-from lodisc.encoder import Encoder, EncoderConfig
+from lodisc.config import EncoderConfig
+from lodisc.encoder import Encoder
 from lodisc.random_start import draw_weights
 
 VARIANTS: list[dict[str, Any]] = [{"reg_tokens": 3}, {"reg_tokens": 3, "no_embed_class": True}, {"pos_embed": "none"}]

@@ -13,8 +13,9 @@ from PIL import Image
 from scipy.stats import ks_2samp
 
 from benchmarks.torchvision_views import torchvision_views
+from lodisc.config import ViewConfig
 from lodisc.pixels import resize
-from lodisc.views import Crop, CropAndFlip, TwoViews, ViewConfig, eval_view, normalise, random_crop, reduction_for
+from lodisc.views import Crop, CropAndFlip, TwoViews, eval_view, normalise, random_crop, reduction_for
 
 PLAIN: dict[str, Any] = {
     "crop_scale": (1.0, 1.0),

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lodisc.encoder import Encoder, EncoderConfig
-from lodisc.model import LoDisc, ModelConfig
+from lodisc.config import EncoderConfig, ModelConfig
+from lodisc.encoder import Encoder
+from lodisc.model import LoDisc
 
 PATCHES = 16
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from lodisc.encoder import EncoderConfig
-from lodisc.model import LoDisc, ModelConfig
+from lodisc.config import EncoderConfig, ModelConfig
+from lodisc.model import LoDisc
 from pipelines.checkpoint import FILE
 from pipelines.config import DataConfig, PretrainConfig, to_dict
 

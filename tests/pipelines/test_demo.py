@@ -10,7 +10,8 @@ import pytest
 from mlflow import MlflowClient
 
 from cluster.cli import main
-from pipelines.demo import COLUMNS, DemoConfig, demo_recipe, table
+from pipelines.demo import COLUMNS, demo_recipe, table
+from pipelines.options import DemoConfig
 
 
 @pytest.mark.parametrize(

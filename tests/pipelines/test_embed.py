@@ -23,7 +23,7 @@ import torch
 from lodisc.views import eval_view, normalise
 from pipelines.checkpoint import load_encoder, weights_fingerprint
 from pipelines.decode import decode_image
-from pipelines.embed import EmbedConfig, content_hash, embed
+from pipelines.embed import content_hash, embed
 from pipelines.embeddings import (
     ABOUT,
     PARTIAL,
@@ -34,6 +34,7 @@ from pipelines.embeddings import (
     rows_per_group,
 )
 from pipelines.features import extract, matrix
+from pipelines.options import EmbedConfig
 from pipelines.precision import autocast, resolve_precision
 from pipelines.verify import SetAside, load_verified
 from tests.environment import REPOSITORY

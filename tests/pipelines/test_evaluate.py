@@ -9,12 +9,13 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from lodisc.encoder import EncoderConfig
-from lodisc.model import LoDisc, ModelConfig
+from lodisc.config import EncoderConfig, ModelConfig
+from lodisc.model import LoDisc
 from pipelines.checkpoint import FILE
 from pipelines.config import DataConfig, PretrainConfig, to_dict
-from pipelines.evaluate import EvaluateConfig, confusions_of, evaluate, omissions, predict, score, table
+from pipelines.evaluate import confusions_of, evaluate, omissions, predict, score, table
 from pipelines.features import Features
+from pipelines.options import EvaluateConfig
 
 ALL = [
     *("knn/fine", "knn/coarse", "retrieval/rank1", "retrieval/rank5", "retrieval/map", "linear/top1", "linear/top5"),

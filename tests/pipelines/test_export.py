@@ -14,13 +14,14 @@ from mlflow import MlflowClient
 from safetensors import safe_open
 
 from cluster.cli import main
-from lodisc.encoder import EncoderConfig
-from lodisc.model import LoDisc, ModelConfig
+from lodisc.config import EncoderConfig, ModelConfig
+from lodisc.model import LoDisc
 from pipelines import export as module
 from pipelines.checkpoint import FILE, load_encoder
 from pipelines.config import DataConfig, PretrainConfig, to_dict
-from pipelines.export import FORMS, ExportConfig, export
+from pipelines.export import export
 from pipelines.exports import onnx_graph, timm_hub
+from pipelines.options import FORMS, ExportConfig
 
 FOLDERS = [name for name, form in FORMS.items() if form.suffix is None and name != "mlflow"]  # that has its own test
 

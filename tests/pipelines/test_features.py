@@ -13,7 +13,8 @@ import ray
 import ray.data
 import torch
 
-from lodisc.encoder import Encoder, EncoderConfig
+from lodisc.config import EncoderConfig
+from lodisc.encoder import Encoder
 from lodisc.views import eval_view, normalise
 from pipelines.decode import decode_image
 from pipelines.features import Features, all_or_none, embed_decoded, extract, plan_actors

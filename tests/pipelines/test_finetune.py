@@ -18,8 +18,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lodisc.classifier import Classifier, head_losses
-from lodisc.encoder import Encoder, EncoderConfig
-from lodisc.model import LoDisc, ModelConfig
+from lodisc.config import EncoderConfig, ModelConfig
+from lodisc.encoder import Encoder
+from lodisc.model import LoDisc
 from lodisc.views import eval_view, normalise
 from pipelines import finetune_loop
 from pipelines.checkpoint import FILE, find_checkpoint, last_checkpoint, load_encoder, read_state, step_of

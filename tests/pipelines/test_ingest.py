@@ -13,7 +13,8 @@ import pytest
 import ray
 from PIL import Image
 
-from lodisc.views import CropAndFlip, TwoViews, ViewConfig
+from lodisc.config import ViewConfig
+from lodisc.views import CropAndFlip, TwoViews
 from pipelines import ingest
 from pipelines.decode import load_image
 from pipelines.ingest import (

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from lodisc.config import ModelConfig, ViewConfig
 from lodisc.encoder import Encoder
-from lodisc.model import ModelConfig
 from lodisc.pivots import keep_patches
-from lodisc.views import IMAGENET_MEAN, ViewConfig, eval_view, normalise
+from lodisc.views import IMAGENET_MEAN, eval_view, normalise
 from pipelines.decode import decode_image
 from pipelines.figures import heat_map, picture_of
 from pipelines.photographs import Photograph

@@ -7,7 +7,8 @@ from typing import get_args
 
 import torch
 
-from pipelines.precision import Precision, autocast, fused_trains_faster, resolve_precision
+from pipelines.config import Precision
+from pipelines.precision import autocast, fused_trains_faster, resolve_precision
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from pipelines.decode import decode_image
-from pipelines.prepare import PrepareConfig, Standardise, prepare
+from pipelines.options import PrepareConfig
+from pipelines.prepare import Standardise, prepare
 from pipelines.sources import fingerprint, is_prepared, read_images
 from pipelines.verify import load_verified
 from tests.pipelines.bad_images import ODD, ORDINARY, make_bad_folder, photograph, upper_red_lower_blue

@@ -14,8 +14,7 @@ import ray.train
 import torch
 from mlflow import MlflowClient
 
-from lodisc.encoder import EncoderConfig
-from lodisc.model import ModelConfig
+from lodisc.config import EncoderConfig, ModelConfig
 from pipelines.checkpoint import directory_name, find_checkpoint, last_checkpoint, load_encoder, read_state, step_of
 from pipelines.config import (
     CheckpointingConfig,

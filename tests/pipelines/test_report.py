@@ -18,7 +18,8 @@ from selenium.webdriver.common.by import By
 
 from pipelines.config import DataConfig
 from pipelines.findings import Findings, find
-from pipelines.report import ARTIFACT, ReportConfig, report
+from pipelines.options import ReportConfig
+from pipelines.report import ARTIFACT, report
 from tests.pipelines.mlflow_pages import FLAGS, missing_browser
 from tests.pipelines.tiny_run import TinyRun, make_run, write_checkpoint
 

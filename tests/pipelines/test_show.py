@@ -14,7 +14,8 @@ from PIL import Image
 
 from pipelines.checkpoint import FILE, load_encoder
 from pipelines.config import DataConfig
-from pipelines.show import ShowConfig, show
+from pipelines.options import ShowConfig
+from pipelines.show import show
 from tests.pipelines.tiny_run import write_checkpoint
 
 REPOSITORY = Path(__file__).parents[2]

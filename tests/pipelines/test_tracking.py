@@ -19,10 +19,12 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 
-from lodisc.encoder import Encoder, EncoderConfig
+from lodisc.config import EncoderConfig
+from lodisc.encoder import Encoder
 from pipelines import tracking
+from pipelines.config import TrackingConfig
 from pipelines.journal import Journal
-from pipelines.tracking import RunHandle, Tracker, TrackingConfig, create_run, finish_run, log_encoder, resume_run
+from pipelines.tracking import RunHandle, Tracker, create_run, finish_run, log_encoder, resume_run
 from tests.environment import environment_outside
 from tests.pipelines.disk import fill
 from tests.pipelines.mlflow_server import Server, free_port

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.config import TrackingConfig
 from pipelines.figures import pivot_overlays
-from pipelines.tracking import RunHandle, Tracker, TrackingConfig, create_run, finish_run
-from pipelines.ui import UIConfig, ui
+from pipelines.options import UIConfig
+from pipelines.tracking import RunHandle, Tracker, create_run, finish_run
+from pipelines.ui import ui
 from tests.pipelines.mlflow_pages import Pages, missing_browser
 from tests.pipelines.mlflow_server import Server
 

@@ -10,8 +10,8 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from lodisc.encoder import EncoderConfig
-from lodisc.model import LoDisc, ModelConfig
+from lodisc.config import EncoderConfig, ModelConfig
+from lodisc.model import LoDisc
 from pipelines.checkpoint import FILE
 from pipelines.config import DataConfig, PretrainConfig, to_dict
 

@@ -18,7 +18,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from safetensors.torch import save_file
 
-from lodisc.encoder import Encoder, EncoderConfig
+from lodisc.config import EncoderConfig
+from lodisc.encoder import Encoder
 from pipelines.config import DataConfig, load_recipe, to_dict
 from pipelines.pretrain import pretrain
 from tests.environment import REPOSITORY, environment_outside

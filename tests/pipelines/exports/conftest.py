@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from lodisc.config import ModelConfig
 from lodisc.encoder import Encoder
-from lodisc.model import ModelConfig
 from pipelines.config import DataConfig, PretrainConfig, to_dict
 from pipelines.exports.trained import Trained
 from tests.lodisc.tiny import tiny_config, tiny_encoder

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from lodisc.encoder import Encoder, EncoderConfig
+from lodisc.config import EncoderConfig
+from lodisc.encoder import Encoder
 from pipelines.exports import single_file
 from pipelines.exports.trained import Trained
 

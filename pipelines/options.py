@@ -1,0 +1,372 @@
+"""The options of the commands that are no runs: checked values, to be had without torch and Ray, which take seconds.
+
+What a check needs of these is imported when a config is made, not when a command is asked for its help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+Target = Literal["timm", "safetensors", "torchvision", "onnx", "hf", "mlflow"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """What to prepare, and where.
+
+    Attributes:
+        source: the images, `SRC` or `SRC@SPLIT`.
+        destination: a new or empty folder, local or URI.
+        max_side: largest short side in pixels; larger images are made smaller. None keeps every size.
+        shard_mb: size of a Parquet file, in MB.
+    """
+
+    source: str
+    destination: str
+    max_side: int | None = None
+    shard_mb: int = 128
+
+    def __post_init__(self) -> None:
+        from pyarrow import fs
+
+        from pipelines.sources import find_source, open_filesystem
+
+        if self.max_side is not None and self.max_side < 16:
+            raise ValueError(f"max_side must be at least 16 px, got {self.max_side}")
+        if self.shard_mb < 1:
+            raise ValueError(f"shard_mb must be at least 1, got {self.shard_mb}")
+        source = find_source(self.source)
+        filesystem, path = open_filesystem(self.destination)
+        is_file = filesystem.get_file_info(path).type == fs.FileType.File
+        if is_file or filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True)):
+            raise ValueError(f"destination: {self.destination} is not empty; choose a new folder")
+        if source.contains(filesystem, path):
+            # The source would be taken for Parquet from then on.
+            raise ValueError(f"destination: {self.destination} lies in the source; choose a folder outside")
+
+
+PROBES = ("knn", "retrieval", "linear", "geometry")
+
+
+NEED_GALLERY = ("knn", "linear")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What to score, and on which images.
+
+    Attributes:
+        checkpoint: a checkpoint folder, or a run folder, whose newest checkpoint is taken.
+        images: the images to score on, `SRC` or `SRC@SPLIT`.
+        gallery: other images, with labels, for k-NN to vote with and the linear probe to learn from; None leaves both
+            out.
+        untrained: score the encoder as it was before the first step.
+        batch_size: images a forward pass.
+        probe: score by one probe alone: knn, retrieval, linear or geometry; None scores by all that the labels allow.
+        output: JSON file for the scores and the most frequent confusions of classes.
+        tracking_uri: MLflow store of the run; None takes the one that the checkpoint names.
+    """
+
+    checkpoint: str
+    images: str
+    gallery: str | None = None
+    untrained: bool = False
+    batch_size: int = 64
+    probe: str | None = None
+    output: str | None = None
+    tracking_uri: str | None = None
+
+    def __post_init__(self) -> None:
+        from pipelines.checkpoint import find_checkpoint
+        from pipelines.sources import find_source
+
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.gallery == self.images:
+            raise ValueError(f"gallery must hold other images than images ({self.images}): each would find itself")
+        if self.probe is not None and self.probe not in PROBES:
+            raise ValueError(f"probe: unknown {self.probe!r}; there are {', '.join(PROBES)}")
+        if self.probe in NEED_GALLERY and self.gallery is None:
+            raise ValueError(f"probe: {self.probe} learns from a gallery of other labelled images; name one by gallery")
+        if self.output is not None and Path(self.output).is_dir():
+            raise ValueError(f"output must be a JSON file, {self.output} is a folder")
+        find_checkpoint(self.checkpoint)
+        find_source(self.images)
+        if self.gallery is not None:
+            find_source(self.gallery)
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        return PROBES if self.probe is None else (self.probe,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """What to embed, with which encoder, and where to.
+
+    Attributes:
+        checkpoint: a checkpoint folder, or a run folder, whose newest checkpoint is taken.
+        images: the images to embed, `SRC` or `SRC@SPLIT`.
+        out: folder for the Parquet files, local or URI: a new one, or the one of the same command when it was
+            interrupted, which then continues.
+        dtype: of the numbers kept.
+        patch_tokens: keep the tokens of all patches too.
+        batch_size: images a forward pass.
+        shard_images: images a file, a multiple of batch_size. An interruption costs the file that was being written.
+    """
+
+    checkpoint: str
+    images: str
+    out: str
+    dtype: Literal["float32", "float16"] = "float32"
+    patch_tokens: bool = False
+    batch_size: int = 64
+    shard_images: int = 4096
+
+    def __post_init__(self) -> None:
+        from pyarrow import fs
+
+        from pipelines.checkpoint import find_checkpoint
+        from pipelines.embeddings import EmbeddingFolder
+        from pipelines.sources import find_source
+
+        if self.dtype not in ("float32", "float16"):
+            raise ValueError(f"dtype must be float32 or float16, got {self.dtype!r}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.shard_images < 1 or self.shard_images % self.batch_size:
+            raise ValueError(f"shard_images ({self.shard_images}) must be a multiple of batch_size ({self.batch_size})")
+        find_checkpoint(self.checkpoint)
+        source, folder = find_source(self.images), EmbeddingFolder.at(self.out)
+        if source.contains(folder.filesystem, folder.path):
+            raise ValueError(f"out: {self.out} lies in the source; choose a folder outside")
+        if folder.filesystem.get_file_info(folder.path).type == fs.FileType.File:
+            raise ValueError(f"out: {self.out} is a file; choose a folder")
+        if folder.is_foreign():
+            raise ValueError(f"out: {self.out} holds something else than embeddings; choose a new folder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """What to search for, and where.
+
+    Attributes:
+        embeddings: folder that `lodisc embed` has written, local or URI.
+        image: image files to find the like of.
+        k: how many to find for each.
+        checkpoint: where the encoder of the embeddings lies now; None takes the place that the folder names.
+        sheet: PNG file for the pictures of what was found.
+    """
+
+    embeddings: str
+    image: list[str]
+    k: int = 12
+    checkpoint: str | None = None
+    sheet: str = "search.png"
+
+    def __post_init__(self) -> None:
+        from pipelines.embeddings import EmbeddingFolder
+        from pipelines.search import finished
+
+        if self.k < 1:
+            raise ValueError(f"k must be at least 1, got {self.k}")
+        if not self.image:
+            raise ValueError("image: name at least one image file")
+        if Path(self.sheet).suffix.lower() != ".png" or Path(self.sheet).is_dir():
+            raise ValueError(f"sheet must be a PNG file, got {self.sheet}")
+        finished(EmbeddingFolder.at(self.embeddings))
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of export.
+
+    Attributes:
+        module: that has `write(trained, path)` and `check(trained, path)`, and `refuse(trained)` where not every
+            encoder can take the form.
+        suffix: of the file; None where it is a folder.
+        needs: packages beyond those that are always installed.
+        tolerance: the largest difference of features that is rounding and no fault; 0 where it must be none.
+    """
+
+    module: str
+    suffix: str | None = None
+    needs: tuple[str, ...] = ()
+    tolerance: float = 1e-4
+
+
+FORMS: dict[str, Form] = {
+    "timm": Form("timm_hub", tolerance=0.0),
+    "safetensors": Form("single_file", suffix=".safetensors", tolerance=0.0),
+    "torchvision": Form("torchvision_vit"),
+    "onnx": Form("onnx_graph", suffix=".onnx", needs=("onnx", "onnxscript")),
+    "hf": Form("transformers_vit"),
+    "mlflow": Form("mlflow_model"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """What to take away, in which form, and where to.
+
+    Attributes:
+        checkpoint: a checkpoint folder, or a run folder, whose newest checkpoint is taken.
+        to: the form; timm, torchvision, hf (transformers) and mlflow are folders, safetensors and onnx single files.
+        out: a new or empty folder, or a new file that ends in .safetensors or .onnx.
+        license: of the weights, as apache-2.0, for the model card; None leaves a gap to fill in.
+    """
+
+    checkpoint: str
+    to: Target
+    out: str
+    license: str | None = None
+
+    def __post_init__(self) -> None:
+        from pipelines.checkpoint import find_checkpoint
+
+        if self.to not in FORMS:
+            raise ValueError(f"to must be one of {', '.join(FORMS)}, got {self.to!r}")
+        form, out = FORMS[self.to], Path(self.out)
+        if "://" in self.out:
+            raise ValueError(f"out must be a path on this machine, got {self.out}; copy the export there afterwards")
+        if form.suffix and out.suffix != form.suffix:
+            raise ValueError(f"out: {self.to} is a single file; give it a name that ends in {form.suffix}")
+        if out.exists() and (form.suffix or not out.is_dir() or any(out.iterdir())):
+            raise ValueError(f"out: {self.out} exists already; choose another name, or remove it")
+        if missing := [package for package in form.needs if find_spec(package) is None]:
+            raise ValueError(f"to: {self.to} needs {' and '.join(missing)}; pip install 'lodisc[export]'")
+        if self.license is not None and not self.license.strip():
+            raise ValueError("license must not be empty")
+        find_checkpoint(self.checkpoint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowConfig:
+    """What to show, on which photographs.
+
+    Attributes:
+        checkpoint: a checkpoint folder, or a run folder, whose newest checkpoint is taken.
+        images: an image file; or a source, `SRC` or `SRC@SPLIT`, of which `count` images are taken.
+        out: folder for the pictures.
+        count: how many images of a source are shown, spread over its classes.
+        seed: draws the images and their random views.
+    """
+
+    checkpoint: str
+    images: str
+    out: str
+    count: int = 6
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        from pipelines.checkpoint import find_checkpoint
+        from pipelines.photographs import in_shards
+
+        if self.count < 1:
+            raise ValueError(f"count must be at least 1, got {self.count}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, got {self.seed}")
+        if Path(self.out).exists() and not Path(self.out).is_dir():
+            raise ValueError(f"out must be a folder, {self.out} is a file")
+        find_checkpoint(self.checkpoint)
+        in_shards(self.images)
+
+    @property
+    def uses_ray(self) -> bool:
+        """A few files need no cluster; shards are read by Ray."""
+        from pipelines.photographs import in_shards
+
+        return in_shards(self.images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Which run to report, and on which images.
+
+    Attributes:
+        run: a run folder, whose newest checkpoint is taken, or a checkpoint folder.
+        out: the HTML file.
+        images: what to score the encoder on and to draw its pivots in, `SRC` or `SRC@SPLIT`; None takes the run's
+            data.eval_images, or its data.images where it has none.
+        gallery: other images, with labels, for k-NN to vote with and the linear probe to learn from; None takes the
+            run's data.images.
+        count: how many images are shown with their pivots, and with their nearest neighbours.
+        seed: draws these images, and their random views.
+        tracking_uri: MLflow store of the run; None takes the one that the checkpoint names.
+    """
+
+    run: str
+    out: str
+    images: str | None = None
+    gallery: str | None = None
+    count: int = 4
+    seed: int = 0
+    tracking_uri: str | None = None
+
+    def __post_init__(self) -> None:
+        from pipelines.checkpoint import find_checkpoint
+        from pipelines.sources import find_source
+
+        if self.count < 1:
+            raise ValueError(f"count must be at least 1, got {self.count}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, got {self.seed}")
+        if Path(self.out).is_dir():
+            raise ValueError(f"out must be an HTML file, {self.out} is a folder")
+        if self.images is not None and self.gallery == self.images:
+            raise ValueError(f"gallery must hold other images than images ({self.images}): each would find itself")
+        find_checkpoint(self.run)
+        for source in (self.images, self.gallery):
+            if source is not None:
+                find_source(source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """The demonstration. Its defaults take some minutes on 2 CPU cores.
+
+    Attributes:
+        data: folder of the images, which are made where there is none.
+        storage: folder that holds the runs.
+        train_per_class: images of each class to train on.
+        test_per_class: images of each class to score on.
+        epochs: passes over the images; None leaves that to the recipe.
+        seed: of the images and of both runs.
+    """
+
+    data: str = "demo-images"
+    storage: str = "runs"
+    train_per_class: int = 60
+    test_per_class: int = 20
+    epochs: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("train_per_class", 2), ("test_per_class", 2), ("epochs", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, got {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UIConfig:
+    """What to show, and where.
+
+    Attributes:
+        storage: folder that holds the runs.
+        port: of the pages' address.
+        host: of the pages' address; 127.0.0.1 is reached from this machine only.
+    """
+
+    storage: str = "runs"
+    port: int = 5000
+    host: str = "127.0.0.1"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"port must be between 1 and 65535, got {self.port}")
