@@ -27,7 +27,7 @@ from benchmarks.timing import in_new_process, spread
 from cluster.connect import connect
 from lodisc.attention import fuse_attention
 from lodisc.model import LoDisc
-from lodisc.views import normalise
+from lodisc.normalise import normalise
 from pipelines.config import PretrainConfig, load_recipe
 from pipelines.options import PrepareConfig
 from pipelines.precision import autocast, fused_trains_faster, resolve_precision

@@ -29,7 +29,8 @@ import torch
 from PIL import Image
 
 from benchmarks.report import markdown_table, write_results
-from lodisc.views import eval_view, normalise
+from lodisc.normalise import normalise
+from lodisc.views import eval_view
 from pipelines.checkpoint import load_encoder
 from pipelines.export import export
 from pipelines.options import FORMS, ExportConfig, Target

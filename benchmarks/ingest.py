@@ -31,7 +31,8 @@ from benchmarks.torchvision_views import torchvision_views
 from benchmarks.traffic import Traffic
 from cluster.connect import connect
 from lodisc.config import ViewConfig
-from lodisc.views import IMAGENET_MEAN, IMAGENET_STD, normalise
+from lodisc.normalise import normalise
+from lodisc.views import IMAGENET_MEAN, IMAGENET_STD
 from pipelines.ingest import DrawViews, ImageStore, SampleOrder, sample_stream, training_batches
 from pipelines.options import PrepareConfig
 from pipelines.prepare import prepare

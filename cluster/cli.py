@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
+from importlib import import_module
 from pkgutil import resolve_name
 from typing import Any
 
 from docstring_parser import parse_from_object
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, set_parsing_settings
 
+from cluster import surroundings
 from lodisc import __version__
 
 
@@ -27,6 +31,7 @@ class Command:
         positional: fields given by place instead of by name.
         recipes: the package with the recipes that `--config` takes beside YAML files; None has no `--config`.
         uses_ray: whether the function runs on Ray; where the config has a property of that name, it may spare that.
+        imports: what the function needs that takes seconds to import, to be had while Ray starts.
     """
 
     config: str
@@ -35,6 +40,7 @@ class Command:
     positional: tuple[str, ...] = ()
     recipes: str | None = None
     uses_ray: bool = True
+    imports: str = "lodisc.model"
 
 
 COMMANDS = {
@@ -43,6 +49,7 @@ COMMANDS = {
         "pipelines.prepare:prepare",
         "check every image of a source and write them as Parquet shards",
         positional=("source", "destination"),
+        imports="lodisc.views",
     ),
     "pretrain": Command(
         "pipelines.config:PretrainConfig",
@@ -118,6 +125,7 @@ COMMANDS = {
         "cluster.doctor:doctor",
         "check that a cluster has what a run needs; takes the options of pretrain",
         recipes="pipelines",
+        imports="lodisc.views",
     ),
     "leave": Command(
         "cluster.options:LeaveConfig",
@@ -140,6 +148,20 @@ SUBMIT_HELP = "run another command as a job of a Ray cluster, which goes on with
 CLIENT = "ray://"
 JOB_SERVER = ("http://", "https://")
 TERMINATED = 143  # as a shell says it of SIGTERM
+# What the user can do about a file or folder that the system refuses.
+ELSEWHERE = "ask for the right to it, or name another one"
+ROOM = "make room, or name another place"
+CURES = {
+    errno.ENOENT: "correct the name",
+    errno.ENOTDIR: "correct the name: a file is where a folder is expected",
+    errno.EISDIR: "name a file",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EACCES: ELSEWHERE,
+    errno.EPERM: ELSEWHERE,
+    errno.EROFS: ELSEWHERE,
+    errno.ENOSPC: ROOM,
+    errno.EDQUOT: ROOM,
+}
 
 
 class ConfigFile(ActionConfigFile):
@@ -170,6 +192,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (argparse.ArgumentError, ValueError) as error:
         print(f"lodisc: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in CURES:
+            raise
+        print(f"lodisc: error: {of_file(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("lodisc: interrupted", file=sys.stderr)
         return 130
@@ -178,6 +205,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"lodisc: {error}; --resume continues it", file=sys.stderr)
         return TERMINATED
+
+
+def of_file(error: OSError) -> str:
+    """Return which file or folder the system refuses, why, and what to do, in one line."""
+    name = f"{error.filename}: " if error.filename is not None else ""
+    return f"{name}{error.strerror}; {CURES[error.errno or 0]}"
 
 
 def build_parser(complete: Collection[str]) -> ArgumentParser:
@@ -255,6 +288,8 @@ def run(command: Command, values: dict[str, Any], arguments: Sequence[str], subm
     """
     if submitted and not command.uses_ray:
         raise ValueError(f"{SUBMIT}: {arguments[0]} does not need a cluster; run it where its files are")
+    surroundings.prepare()
+    values = {name: at_home(value) for name, value in values.items()}
     values.pop("config", None)
     # A command that finds its cluster by itself has an address among its own options.
     address = values.pop("address", None) if command.uses_ray else None
@@ -272,15 +307,22 @@ def run(command: Command, values: dict[str, Any], arguments: Sequence[str], subm
         from cluster.client import run_there
 
         return run_there(arguments, address, folder)
-    config, function = resolve_name(command.config)(**values), resolve_name(command.function)
+    config = resolve_name(command.config)(**values)
     if not (command.uses_ray and getattr(config, "uses_ray", True)):
-        function(config)
+        resolve_name(command.function)(config)
         return 0
     from cluster.connect import connect
 
+    # torch and timm: nothing of Ray's, as two threads should not import the same.
+    threading.Thread(target=import_module, args=[command.imports], daemon=True).start()
     with connect(address):
-        function(config)
+        resolve_name(command.function)(config)
     return 0
+
+
+def at_home(value: Any) -> Any:
+    """Return a value with `~` written out, which shells leave in `--storage=~/runs`, and YAML files always."""
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 if __name__ == "__main__":

@@ -5,15 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import psutil
+import grpc
 import ray
 import ray.data
+from ray._private.grpc_utils import init_grpc_channel
+from ray._private.ray_constants import GLOBAL_GRPC_OPTIONS, WORKER_PROCESS_SETUP_HOOK_ENV_VAR
+from ray.core.generated import gcs_service_pb2, ray_client_pb2
+from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+from ray.core.generated.ray_client_pb2_grpc import RayletDriverStub
+from ray.exceptions import AuthenticationError
+
+from cluster import surroundings
+from cluster.worker import quieten
 
 # Defaults for this process and every Ray worker; a value that the user has set stays.
 ENVIRONMENT = {
@@ -31,12 +38,9 @@ ENVIRONMENT = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 
-# The least level that some loggers still say. The first warns of each trial that a sweep stops. The second tells of
-# every report, and bears its file's name, which Train's own setting misses.
-LOG_LEVELS = {
-    "ray.train.v2._internal.execution.controller.placement_group_cleaner": logging.ERROR,
-    f"{Path(ray.__file__).parent}/train/v2/_internal/execution/context.py": logging.WARNING,
-}
+CLIENT = "ray://"
+WORKER_HOOK = "cluster.worker.prepare_worker"
+WANTED = "have that of its head in ~/.ray/auth_token, or in the file that RAY_AUTH_TOKEN_PATH names"
 
 
 @contextmanager
@@ -58,6 +62,7 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> Iterator
     if ray.is_initialized():
         yield
         return
+    surroundings.prepare()
     os.environ |= ENVIRONMENT | os.environ
     quieten()
     logging.getLogger("ray.data").setLevel(os.environ["RAY_DATA_LOG_LEVEL"])
@@ -87,56 +92,70 @@ def named_in_environment(address: str) -> Iterator[None]:
 
 
 def _start(address: str | None, num_cpus: int | None) -> None:
-    local: dict[str, Any] = {}
+    options: dict[str, Any] = {"runtime_env": {"env_vars": {name: os.environ[name] for name in ENVIRONMENT}}}
+    options["runtime_env"]["worker_process_setup_hook"] = WORKER_HOOK
     if address is None:
         # Ray Train learns by the dashboard which runs have ended. Without one it asks that of any other Ray on this
         # machine, which knows nothing of them, and takes the machine from a run that goes on.
-        local = {"num_cpus": num_cpus, "include_dashboard": True}
+        options = {"num_cpus": num_cpus or surroundings.count_cpus(), "include_dashboard": True}
+        options["_temp_dir"] = surroundings.ray_folder()
+        surroundings.keep_token()
         # It watches for a cloud that takes a node back, which does not befall a machine that runs alone.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    workers = {
-        "env_vars": {name: os.environ[name] for name in ENVIRONMENT},
-        "worker_process_setup_hook": "cluster.connect.prepare_worker",
-    }
+        # Its processes inherit our environment, and so are used that it starts before it knows of a job. A job with an
+        # environment of its own would wait for others.
+        os.environ[WORKER_PROCESS_SETUP_HOOK_ENV_VAR] = WORKER_HOOK
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", address)
     try:
         if address is not None and address != "auto":
             knock(address)
-        ray.init(address, runtime_env=workers, logging_level=logging.ERROR, **local)
-    except OSError as error:
+        # Without a word Ray would join a cluster that this machine is a node of.
+        ray.init(address or "local", logging_level=logging.ERROR, **options)
+    except (OSError, AuthenticationError) as error:
+        if address is None:
+            raise ValueError(f"Ray does not start on this machine: {error}") from error
         raise ValueError(f"address: no Ray cluster answers at {address}: {error}") from error
+    finally:
+        os.environ.pop(WORKER_PROCESS_SETUP_HOOK_ENV_VAR, None)
 
 
 def knock(address: str) -> None:
-    """Try the address once, as Ray itself would try a wrong one for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    """Try the address once, as Ray itself would try a wrong one for minutes.
+
+    Raises:
+        ValueError: it is no address, or the cluster asks for a token that we do not have.
+        OSError: nobody answers, or somebody else.
+    """
+    place = address.removeprefix(CLIENT)
+    host, _, port = place.rpartition(":")
     if not host or not port.isdigit():
         raise ValueError(f"address must be auto, HOST:PORT or ray://HOST:PORT, got {address!r}")
     socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    with init_grpc_channel(place, GLOBAL_GRPC_OPTIONS) as channel:
+        try:
+            _ask_for_a_sign(channel, of_clients=address.startswith(CLIENT))
+        except AuthenticationError as error:
+            raise ValueError(f"address: RAY_AUTH_MODE=token, and there is no token here; {WANTED}") from error
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                raise ValueError(f"address: {refusal(address)}") from error
+            if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:  # a head that has much to do
+                raise ConnectionError(error.details()) from error
 
 
-def prepare_worker() -> None:
-    """Prepare a Ray worker process as `connect` prepares the driver's. Ray calls it when the process starts."""
-    quieten()
-    # Without GPUs workers find each other by the host's name, which on many machines means 127.0.0.1 or 127.0.1.1.
-    interface = interface_of(ray.util.get_node_ip_address())
-    if interface is not None:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-    # Ray Train looks the cluster up by this variable, and without it fails where two clusters run on one machine.
-    os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+def _ask_for_a_sign(channel: grpc.Channel, of_clients: bool) -> None:
+    """Ask a cluster's head, or its server of clients, what costs it nothing."""
+    if of_clients:
+        ping = ray_client_pb2.ClusterInfoRequest(type=ray_client_pb2.ClusterInfoType.PING)  # type: ignore[attr-defined]
+        RayletDriverStub(channel).ClusterInfo(ping, timeout=10)
+    else:
+        sign = gcs_service_pb2.CheckAliveRequest()  # type: ignore[attr-defined]
+        NodeInfoGcsServiceStub(channel).CheckAlive(sign, timeout=10)
 
 
-def interface_of(address: str) -> str | None:
-    """Return the name of this machine's network interface that has an IP address."""
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(entry.address == address for entry in addresses):
-            return name
-    return None
-
-
-def quieten() -> None:
-    """Silence, in this process, what Ray says to its own developers."""
-    for name, level in LOG_LEVELS.items():
-        logging.getLogger(name).setLevel(level)
-    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\.")
+def refusal(address: str) -> str:
+    """Return what to tell where a cluster does not take our token, or lack of one."""
+    if os.environ.get("RAY_AUTH_MODE") == "token":
+        return f"the cluster at {address} refuses our token; {WANTED}"
+    return f"the cluster at {address} asks for a token; export RAY_AUTH_MODE=token, and {WANTED}"

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from cluster.connect import named_in_environment
+from cluster.connect import named_in_environment, refusal
 from cluster.parcel import pack
 
 LOCAL_SERVER = "http://127.0.0.1:8265"
@@ -72,6 +73,8 @@ def submit(arguments: Sequence[str], server: str | None, place: str | None) -> i
                 runtime_env={"working_dir": parcel, "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": STOP_SECONDS}},
                 submission_id=f"lodisc-{arguments[0]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
             )
+    except AuthenticationError as error:
+        raise ValueError(f"address: {refusal(server)}") from error
     except (ConnectionError, RuntimeError) as error:
         raise ValueError(f"address: the Ray job server {server} does not take the job: {error}") from error
     job = Job(client, server, identity)

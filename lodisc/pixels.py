@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 GREYS = np.arange(256, dtype=np.float32)
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
     """Return `image` at (size, size), bicubic and antialiased."""
+    # Here, as processes that coordinate or check images import this module and need not wait for torch. PIL's own
+    # resize needs no torch, but six times as long.
+    import torch
+    from torch.nn import functional as F
+
     # torch's fast antialiased resize of uint8 asks for this layout, batch dimension included.
     tensor = torch.from_numpy(np.array(image)).unsqueeze(0).permute(0, 3, 1, 2)
     resized = F.interpolate(tensor, (size, size), mode="bicubic", antialias=True)

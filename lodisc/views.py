@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
 
 from lodisc import pixels as px
@@ -143,21 +142,10 @@ def eval_view(image: Image.Image, image_size: int) -> np.ndarray:
 
     Before the crop the image is resized, bicubic and antialiased, until its short side is `eval_short_side` long.
     """
-    # A second, which the processes that draw training views need not wait for.
-    from torchvision.transforms import v2
-
-    crop = v2.Compose(
-        [
-            v2.Resize(eval_short_side(image_size), interpolation=v2.InterpolationMode.BICUBIC),
-            v2.CenterCrop(image_size),
-        ]
-    )
-    return np.ascontiguousarray(np.asarray(crop(image)).transpose(2, 0, 1))
-
-
-def normalise(images: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 images (B, 3, H, W) into ImageNet-normalised float32 on the same device."""
-    mean = 255 * torch.tensor(IMAGENET_MEAN, device=images.device).view(1, 3, 1, 1)
-    std = 255 * torch.tensor(IMAGENET_STD, device=images.device).view(1, 3, 1, 1)
-    # In place: on a CPU each new float32 tensor costs more than the arithmetic.
-    return images.to(torch.float32, copy=True).sub_(mean).div_(std)
+    short = eval_short_side(image_size)
+    # As torchvision's Resize rounds: the long side down.
+    width, height = (max(short, short * side // min(image.size)) for side in image.size)
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - image_size) / 2), round((height - image_size) / 2)
+    crop = resized.crop((left, top, left + image_size, top + image_size))
+    return np.ascontiguousarray(np.asarray(crop).transpose(2, 0, 1))

@@ -15,7 +15,8 @@ import ray.data
 import torch
 
 from lodisc.encoder import Encoder
-from lodisc.views import eval_view, normalise
+from lodisc.normalise import normalise
+from lodisc.views import eval_view
 from pipelines.decode import decode_image
 from pipelines.precision import autocast, resolve_precision
 from pipelines.resources import Nodes, node_resources

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+import ray.data
 import ray.train
 import ray.train.torch
 import torch
@@ -17,8 +18,8 @@ from torch import Tensor
 from lodisc.attention import fuse_attention
 from lodisc.classifier import Classifier, head_losses, hits
 from lodisc.distributed import average, rank, world_size
+from lodisc.normalise import normalise
 from lodisc.schedules import learning_rate_at
-from lodisc.views import normalise
 from pipelines.checkpoint import load_encoder, read_state
 from pipelines.config import to_dict
 from pipelines.finetune_config import FULL_WARMUP, FinetuneConfig
@@ -67,17 +68,20 @@ class FinetuneJob:
         return len(self.config.rates) > 1
 
 
-def finetune_worker(loop_config: dict[str, Any]) -> None:
+def finetune_worker(job: FinetuneJob, shards: Mapping[str, ray.data.DataIterator]) -> None:
     """Train from the last registered checkpoint, or from the pretrained encoder, to the last step.
+
+    Args:
+        job: of the run.
+        shards: `views`, this worker's share of the stream; `test` and, where there are any, `held_out`, to score on.
 
     Raises:
         NonFiniteLossError: training diverged, in all workers at the same step.
     """
-    job: FinetuneJob = loop_config["job"]
     device = ray.train.torch.get_device()
     use_worker_cpus(job.config.compute, device)
-    learner = ClassifierLearner(job, device)
-    scorer = Scorer(learner)
+    learner = ClassifierLearner(job, device, shards["views"])
+    scorer = Scorer(learner, shards)
     watching = FinetuneWatcher(job, learner) if rank() == 0 else nullcontext()
     with watching as watcher, Summons(job.folder, device) as summons:
         for batch in learner.batches():
@@ -104,9 +108,9 @@ class ClassifierLearner:
     scout: a second head of the same rate that never learns from the held-out images, so that they can judge it.
     """
 
-    def __init__(self, job: FinetuneJob, device: torch.device) -> None:
+    def __init__(self, job: FinetuneJob, device: torch.device, shard: ray.data.DataIterator) -> None:
         config = job.config
-        self.job, self.device = job, device
+        self.job, self.device, self.shard = job, device, shard
         self.dtype = resolve_precision(config.precision, device)
         encoder, _ = load_encoder(config.checkpoint)
         torch.manual_seed(config.seed)
@@ -138,8 +142,7 @@ class ClassifierLearner:
     def batches(self) -> Iterator[dict[str, Tensor]]:
         """Yield this worker's share of every step that is still to do, on the device; see `DrawLabelled`."""
         share = self.job.config.batch_size // world_size()
-        shard = ray.train.get_dataset_shard("views")
-        for batch in shard.iter_torch_batches(batch_size=share, device="cpu", prefetch_batches=2):
+        for batch in self.shard.iter_torch_batches(batch_size=share, device="cpu", prefetch_batches=2):
             first = self.step * self.job.config.batch_size
             sample = batch["sample"]
             assert sample.min() >= first and sample.max() < first + share * world_size(), "the stream is out of step"
@@ -222,8 +225,8 @@ def _optimizer(config: FinetuneConfig, model: Classifier) -> torch.optim.Optimiz
 class Scorer:
     """Scores the classifiers on the evaluation views of images, which the workers share among them."""
 
-    def __init__(self, learner: ClassifierLearner) -> None:
-        self.learner = learner
+    def __init__(self, learner: ClassifierLearner, shards: Mapping[str, ray.data.DataIterator]) -> None:
+        self.learner, self.shards = learner, shards
         self.embedded: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def scores(self) -> dict[str, float]:
@@ -258,8 +261,7 @@ class Scorer:
             return self.embedded[name]
         model.eval()
         found = []
-        shard = ray.train.get_dataset_shard(name)
-        for number, batch in enumerate(shard.iter_torch_batches(batch_size=SCORING_BATCH, device="cpu")):
+        for number, batch in enumerate(self.shards[name].iter_torch_batches(batch_size=SCORING_BATCH, device="cpu")):
             if number % world_size() == rank():
                 images = normalise(batch["view"].to(self.learner.device))
                 with autocast(self.learner.dtype, self.learner.device):

@@ -7,10 +7,9 @@ diverges from a machine that dies, and counting against the run what befell it d
 
 from __future__ import annotations
 
-import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -19,9 +18,12 @@ from typing import Any, Protocol
 import ray
 import ray.data
 import ray.train
+from ray.train._internal.session import get_session
 from ray.train.torch import TorchTrainer
 
+from lodisc.distributed import rank
 from pipelines import tracking
+from pipelines.causes import WorkersFailedError, explain, may_help, name_cause
 from pipelines.checkpoint import repair_register
 from pipelines.config import ComputeConfig
 from pipelines.leave import FILE as LEAVE
@@ -38,7 +40,8 @@ SECONDS_FOR_ROOM = 10.0
 SECONDS_BETWEEN_LOOKS = 30.0
 
 
-Worker = Callable[[dict[str, Any]], None]
+# What a worker reads, by name.
+Shards = Mapping[str, ray.data.DataIterator]
 
 
 class Job(Protocol):
@@ -49,6 +52,9 @@ class Job(Protocol):
 
     @property
     def total_steps(self) -> int: ...
+
+
+Worker = Callable[[Any, Shards], None]
 
 
 def fit(
@@ -63,10 +69,11 @@ def fit(
     """Run the workers to the end and record in MLflow how it ended.
 
     Args:
-        worker: what each worker runs; it is given {"job": job}.
+        worker: what each worker runs, with the job and its shards of the datasets.
         job: what the driver hands to every worker.
         folder: of the run.
-        datasets: by the name that workers ask for; "views" is split among them.
+        datasets: by the name that workers know them by. Each time workers start, "views" is called for the samples that
+            are still to come, which are split among them; of the others each sees all.
         plans: how many workers there may be, and where.
         keep: how many checkpoints stay on disk.
         callbacks: told of every checkpoint.
@@ -74,7 +81,7 @@ def fit(
     Raises:
         NonFiniteLossError: training diverged.
         CalledAwayError: the process was told to end.
-        ray.train.TrainingFailedError: the workers failed more often in a row than `compute.restarts`.
+        WorkersFailedError: the workers failed more often in a row than `compute.restarts`, or would fail so again.
     """
     status, failures = "FAILED", Failures(plans.compute.restarts)
     trainer = partial(_trainer, worker, job, folder, datasets, keep, callbacks)
@@ -107,7 +114,7 @@ def _run_workers(
     try:
         with plans.growing(placement, folder):
             result = _fit(trainer(placement), folder)
-    except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
+    except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
         # The register may be what failed: Ray empties it before it writes it.
         repair_register(folder.path)
         failures.count(error, folder.finished_steps())
@@ -155,19 +162,26 @@ class Failures:
 
     def __init__(self, limit: int) -> None:
         self.limit, self.in_a_row, self.total, self.step = limit, 0, 0, 0
+        # Of Ray Tune, in the process of a trial. It is forgotten when the trial is stopped.
+        self.session = get_session()
 
     def count(self, error: Exception, step: int) -> None:
         """Count a failure after `step` saved steps, and say what goes on.
 
         Raises:
-            ray.train.TrainingFailedError: it is one too many.
+            WorkersFailedError: it is one too many, or the same would happen again.
+            CalledAwayError: Ray Tune has stopped the trial that this run is, and its workers died of that.
         """
+        if self.session is not None and self.session.stop_event.is_set():
+            raise CalledAwayError("Ray Tune has stopped the trial") from error
         self.in_a_row = self.in_a_row + 1 if step == self.step else 1
         self.step, self.total = step, self.total + 1
-        if self.in_a_row > self.limit:
-            raise error
+        if self.in_a_row > self.limit or not may_help(error, began=step > 0):
+            times = f" {self.in_a_row} times in a row" if self.in_a_row > 1 else ""
+            resumed = f"--resume continues it from step {step}" if step else "--resume begins it again"
+            raise WorkersFailedError(f"the workers failed{times}: {explain(error)}; {resumed}") from error
         _say(
-            f"the workers failed: {_reason(error)}; going on from step {step} (try {self.in_a_row} of {self.limit} "
+            f"the workers failed: {name_cause(error)}; going on from step {step} (try {self.in_a_row} of {self.limit} "
             "that compute.restarts allows)"
         )
 
@@ -285,18 +299,15 @@ def _trainer(
     callbacks: Sequence[ray.train.UserCallback],
     placement: Placement,
 ) -> TorchTrainer:
-    options = ray.data.ExecutionOptions(preserve_order=True)
     return TorchTrainer(
         partial(_returning_divergence, worker),  # type: ignore[arg-type]  # Train V2 hands on what it returns
-        train_loop_config={"job": job},
+        train_loop_config={"job": job, "shards": shards_of(datasets, placement.workers)},
         scaling_config=ray.train.ScalingConfig(
             num_workers=placement.workers,
             use_gpu=placement.use_gpu,
             resources_per_worker=placement.resources,
             label_selector=placement.labels or None,  # type: ignore[call-arg]  # of Train V2
         ),
-        datasets=datasets,
-        dataset_config=ray.train.DataConfig(datasets_to_split=["views"], execution_options=options),
         run_config=ray.train.RunConfig(
             name=folder.name,
             storage_path=folder.storage,
@@ -308,13 +319,25 @@ def _trainer(
     )
 
 
+def shards_of(datasets: Mapping[str, Any], workers: int) -> list[Shards]:
+    """Return what each worker reads of the datasets, see `fit`.
+
+    Ray Train would do the same, but in a process of its own that it starts after the workers. Split here, the views
+    have their process while workers still import torch, and are drawn in those that have checked the images.
+    """
+    views = datasets["views"]()
+    views.context.execution_options.preserve_order = True
+    whole = {name: dataset.iterator() for name, dataset in datasets.items() if name != "views"}
+    return [{"views": share, **whole} for share in views.streaming_split(workers, equal=True)]
+
+
 def _returning_divergence(worker: Worker, loop_config: dict[str, Any]) -> str | None:
     """Run a worker, and return what is wrong where training diverged.
 
     Raised, it would be one failure among those of machines and networks.
     """
     try:
-        worker(loop_config)
+        worker(loop_config["job"], loop_config["shards"][rank()])
     except NonFiniteLossError as error:
         return str(error)
     return None
@@ -323,19 +346,3 @@ def _returning_divergence(worker: Worker, loop_config: dict[str, Any]) -> str | 
 def _say(line: str) -> str:
     print(line, file=sys.stderr, flush=True)
     return line
-
-
-def _reason(error: Exception) -> str:
-    """Return in one line what happened to the workers."""
-    if not isinstance(error, ray.train.WorkerGroupError):
-        return _gist(error)
-    failures = error.worker_failures
-    # When a worker dies the others fail at their next exchange with it.
-    died = {rank: failure for rank, failure in failures.items() if isinstance(failure, ray.exceptions.RayActorError)}
-    return "; ".join(f"worker {rank}: {_gist(failure)}" for rank, failure in sorted((died or failures).items()))
-
-
-def _gist(error: Exception) -> str:
-    """Return the first sentence of an error's last line, which is what it says after its traceback."""
-    lines = str(error).strip().splitlines()
-    return re.split(r"(?<=[.!]) ", lines[-1].strip())[0][:200] if lines else type(error).__name__

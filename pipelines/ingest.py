@@ -10,16 +10,17 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import cv2
 import numpy as np
 import psutil
 import pyarrow as pa
 import ray
-import torch
+import ray.data
 
 from lodisc.config import ViewConfig
 from lodisc.views import CropAndFlip, TwoViews, eval_view
@@ -27,11 +28,15 @@ from pipelines.decode import decode_image, load_image, open_image, upright_size
 from pipelines.resources import ON_INGEST_NODES
 from pipelines.seeds import seed_of
 
+if TYPE_CHECKING:
+    import torch
+
 MAX_CHUNK = 32
 # About a second of work: Ray Data looks every 0.1 s which tasks have ended, and short ones leave CPUs idle until then.
 SAMPLES_PER_TASK = 512
-# A worker that trains on this machine's CPUs goes first (`pipelines/resources.py`).
-LOW_PRIORITY = 10
+# A worker that trains on this machine's CPUs goes first (`pipelines/resources.py`): Ray gives all its processes a
+# niceness of 15, and only a higher one may anybody set.
+NICENESS = 19
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,9 @@ def _give_way() -> None:
     """Draw on one core, and after whoever trains."""
     # One task has one core: OpenCV would start a thread for every core of the machine.
     cv2.setNumThreads(0)
-    psutil.Process().nice(LOW_PRIORITY)
+    with suppress(OSError, psutil.Error):  # Where the system refuses, views are drawn all the same.
+        process = psutil.Process()
+        process.nice(max(process.nice(), NICENESS))
 
 
 def sample_stream(draw: Draw, start_step: int, total_steps: int, counts: Sequence[int]) -> ray.data.Dataset:

@@ -12,7 +12,8 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +50,14 @@ class Journal:
 
     Args:
         path: the file; its folder is made.
-        client: of the store that holds the run.
+        client: makes the one of the store that holds the run, when something is first delivered: MLflow takes seconds
+            to import.
         run_id: the run.
     """
 
-    def __init__(self, path: Path, client: MlflowClient, run_id: str) -> None:
+    def __init__(self, path: Path, client: Callable[[], MlflowClient], run_id: str) -> None:
         self.path, self.files = path, path.parent / "files"
-        self._client, self._run_id = client, run_id
+        self._make_client, self._run_id = client, run_id
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab", buffering=0)
         self._appending = threading.Lock()
@@ -64,6 +66,10 @@ class Journal:
         self._last_steps: dict[str, int] | None = None
         if not _ends_line(path):
             self._file.write(b"\n")
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        return self._make_client()
 
     def append(self, entry: Entry) -> None:
         """Add an entry, on disk before this returns.

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from pipelines.files import require_writable
+
 Target = Literal["timm", "safetensors", "torchvision", "onnx", "hf", "mlflow"]
 
 
@@ -46,6 +48,7 @@ class PrepareConfig:
         if source.contains(filesystem, path):
             # The source would be taken for Parquet from then on.
             raise ValueError(f"destination: {self.destination} lies in the source; choose a folder outside")
+        require_writable("destination", self.destination)
 
 
 PROBES = ("knn", "retrieval", "linear", "geometry")
@@ -97,6 +100,8 @@ class EvaluateConfig:
         find_source(self.images)
         if self.gallery is not None:
             find_source(self.gallery)
+        if self.output is not None:
+            require_writable("output", self.output)
 
     @property
     def probes(self) -> tuple[str, ...]:
@@ -147,6 +152,7 @@ class EmbedConfig:
             raise ValueError(f"out: {self.out} is a file; choose a folder")
         if folder.is_foreign():
             raise ValueError(f"out: {self.out} holds something else than embeddings; choose a new folder")
+        require_writable("out", self.out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +184,7 @@ class SearchConfig:
         if Path(self.sheet).suffix.lower() != ".png" or Path(self.sheet).is_dir():
             raise ValueError(f"sheet must be a PNG file, got {self.sheet}")
         finished(EmbeddingFolder.at(self.embeddings))
+        require_writable("sheet", self.sheet)
 
 
 @dataclass(frozen=True)
@@ -241,6 +248,7 @@ class ExportConfig:
         if self.license is not None and not self.license.strip():
             raise ValueError("license must not be empty")
         find_checkpoint(self.checkpoint)
+        require_writable("out", self.out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +281,7 @@ class ShowConfig:
             raise ValueError(f"out must be a folder, {self.out} is a file")
         find_checkpoint(self.checkpoint)
         in_shards(self.images)
+        require_writable("out", self.out)
 
     @property
     def uses_ray(self) -> bool:
@@ -322,6 +331,7 @@ class ReportConfig:
         for source in (self.images, self.gallery):
             if source is not None:
                 find_source(source)
+        require_writable("out", self.out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,6 +361,9 @@ class DemoConfig:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         if self.seed < 0:
             raise ValueError(f"seed must be >= 0, got {self.seed}")
+        if not Path(self.data).exists():
+            require_writable("data", self.data)
+        require_writable("storage", self.storage)
 
 
 @dataclass(frozen=True, kw_only=True)

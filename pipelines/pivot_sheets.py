@@ -15,8 +15,9 @@ from PIL import Image, ImageDraw
 from lodisc.config import ModelConfig, ViewConfig
 from lodisc.encoder import Encoder
 from lodisc.local_view import mask_pixels
+from lodisc.normalise import normalise
 from lodisc.pivots import keep_patches, pivot_scores
-from lodisc.views import IMAGENET_MEAN, Crop, TwoViews, eval_view, normalise
+from lodisc.views import IMAGENET_MEAN, Crop, TwoViews, eval_view
 from pipelines.decode import decode_image, load_image, open_image, upright_size
 from pipelines.figures import heat_map, kept_patches, picture_of
 from pipelines.photographs import Photograph

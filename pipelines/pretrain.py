@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import ray.train
 
+from lodisc.encoder import require_known
 from pipelines import tracking
 from pipelines.checkpoint import load_encoder
 from pipelines.config import PretrainConfig, to_dict
@@ -74,10 +75,15 @@ def _pretrain(
     parent_run_id: str | None,
     callbacks: Sequence[ray.train.UserCallback],
 ) -> PretrainResult:
+    require_known(config.encoder)
     folder = open_run(config)
     plans = Plans(config.compute, config.optim.batch_size)
     require_shared(config.storage)
-    images = load_images(config) if images is None else images_for(images, config)
+    if images is None:
+        with tracking.store_warming(config.tracking, config.storage):
+            images = load_images(config)
+    else:
+        images = images_for(images, config)
     steps_per_epoch = sample_order(images.training, config).steps_per_epoch
     _refuse_long_profile(config, steps_per_epoch * config.optim.epochs - folder.finished_steps())
     datasets = {"views": views_from_last_checkpoint(config, folder, images), **images.decoded}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-import ray.train
-import torch
 
 from pipelines.config import ComputeConfig
+
+if TYPE_CHECKING:
+    import torch
 
 # Every cluster's head has one of it.
 HEAD = "node:__internal_head__"
@@ -152,6 +153,9 @@ def _rounded(cpus: float) -> float:
 
 def use_worker_cpus(compute: ComputeConfig, device: torch.device) -> None:
     """Give torch in this training worker as many threads as `threads_of` says."""
+    import ray.train
+    import torch
+
     context = ray.get_runtime_context()
     reserved = context.get_assigned_resources().get("CPU", 1.0)
     node = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == context.get_node_id())

@@ -16,6 +16,7 @@ from pyarrow import fs
 
 from pipelines.checkpoint import last_checkpoint, repair_register, step_of
 from pipelines.config import flatten, to_dict
+from pipelines.files import local_path, require_writable
 
 # Written at the very end of a run.
 FINISHED = "result.json"
@@ -103,8 +104,12 @@ class RunFolder:
 
 
 def named(config: C, kind: str = "pretrain") -> C:
-    """Return the config with a name, made of its kind and the time where it had none, and an absolute storage."""
-    storage = config.storage if "://" in config.storage else str(Path(config.storage).absolute())
+    """Return the config with a name, made of its kind and the time where it had none, and an absolute storage.
+
+    A storage that is a folder of this machine is a path from then on, as addresses of files take no spaces.
+    """
+    folder = local_path(config.storage)
+    storage = config.storage if folder is None else str(folder)
     name = config.name or datetime.now().strftime(f"{kind}-%Y%m%d-%H%M%S")
     return replace(config, name=name, storage=storage)  # type: ignore[type-var]
 
@@ -116,11 +121,12 @@ def claimed(config: NamedConfig) -> Iterator[None]:
     On a storage that is no folder there is nothing to hold.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process holds it, or the storage cannot be written.
     """
     if "://" in config.storage:
         yield
         return
+    require_writable("storage", config.storage)
     Path(config.storage).mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(f"{config.storage}/.{config.name}.lock", timeout=0):

@@ -20,26 +20,32 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlparse
 
 import yaml
 from filelock import FileLock
 from PIL import Image
 
 from pipelines.config import TrackingConfig, flatten
+from pipelines.files import local_path
 from pipelines.journal import Entry, Journal, is_open, now_ms
+from pipelines.new_store import make_database
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
     from torch import nn
+
+# Before MLflow is imported anywhere: it would tell its makers of each run, and wait for them when a process ends.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 SQLITE = "sqlite:///"
 LONGEST_PARAM = 6000  # characters, MLflow's limit
@@ -111,7 +117,24 @@ def create_run(
             "in its storage folder"
         ) from error
     buffer = _run_folder(storage, name, run.info.run_id) / "tracking" / "buffer.jsonl"
-    return RunHandle(uri, run.info.run_id, str(buffer), time.time(), _local_path(storage) is None)
+    return RunHandle(uri, run.info.run_id, str(buffer), time.time(), local_path(storage) is None)
+
+
+@contextmanager
+def store_warming(config: TrackingConfig, storage: str) -> Iterator[None]:
+    """Import MLflow and make the store, where there is none, beside the block: both take seconds.
+
+    What is wrong with the store is told by `create_run`.
+    """
+
+    def warm() -> None:
+        with suppress(Exception):
+            _open_experiment(store_uri(config, storage), config.experiment)
+
+    thread = threading.Thread(target=warm, name="store", daemon=True)
+    thread.start()
+    yield
+    thread.join()
 
 
 def resume_run(handle: RunHandle) -> RunHandle:
@@ -312,7 +335,7 @@ class Tracker:
 
 def local_database(storage: str) -> Path | None:
     """Return where a storage keeps its MLflow database, None where the storage is no folder of this machine."""
-    folder = _local_path(storage)
+    folder = local_path(storage)
     return folder / "mlflow.db" if folder else None
 
 
@@ -384,7 +407,7 @@ def _tell(handle: RunHandle, *entries: Entry) -> bool:
 
 def _replay_leftovers(storage: str) -> None:
     """Send what runs of this storage that no process works on still keep from when their store was down."""
-    folder = _local_path(storage)
+    folder = local_path(storage)
     for record in sorted(folder.glob("*/tracking.json")) if folder else ():
         handle = RunHandle(**json.loads(record.read_text()))
         buffer = Path(handle.buffer_path)
@@ -393,7 +416,7 @@ def _replay_leftovers(storage: str) -> None:
 
 
 def _open_journal(handle: RunHandle) -> Journal:
-    return Journal(Path(handle.buffer_path), open_client(handle.uri), handle.run_id)
+    return Journal(Path(handle.buffer_path), partial(open_client, handle.uri), handle.run_id)
 
 
 def store_uri(config: TrackingConfig, storage: str) -> str:
@@ -418,6 +441,8 @@ def _open_experiment(uri: str, name: str) -> tuple[MlflowClient, str]:
     database.parent.mkdir(parents=True, exist_ok=True)
     # Two processes that create the same database at once break it.
     with FileLock(f"{database}.lock"):
+        if not database.exists():
+            make_database(database)
         return _find_experiment(uri, name, (database.parent / "mlartifacts").as_uri())
 
 
@@ -473,7 +498,7 @@ def _save_model(encoder: nn.Module, example: np.ndarray, folder: Path, run_id: s
 def _provenance() -> dict[str, str]:
     """Return tags that say which code, packages and machine make a run."""
     tags = {
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": _user(),
         "mlflow.source.name": "lodisc",
         "python": platform.python_version(),
         "host": socket.gethostname(),
@@ -490,6 +515,14 @@ def _provenance() -> dict[str, str]:
     return tags
 
 
+def _user() -> str:
+    """Return the user's name, or the number where the machine knows but that, as in containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        return str(os.getuid())
+
+
 def _git(*arguments: str) -> str:
     """Return what git says of the working directory, nothing where there is no git or no repository."""
     try:
@@ -499,16 +532,9 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _local_path(storage: str) -> Path | None:
-    """Return the folder of a storage on this machine's file system, None for object stores."""
-    if storage.startswith("file://"):
-        return Path(unquote(urlparse(storage).path))
-    return None if "://" in storage else Path(storage).absolute()
-
-
 def _run_folder(storage: str, name: str, run_id: str) -> Path:
     """Return where a run keeps its buffer: its own folder, or a temporary one where that is in an object store."""
-    folder = _local_path(storage)
+    folder = local_path(storage)
     return folder / name if folder else Path(tempfile.gettempdir()) / "lodisc" / run_id
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import ray.data
 import ray.train
 import ray.train.torch
 import torch
@@ -16,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from lodisc.attention import fuse_attention
 from lodisc.distributed import average, rank, world_size
 from lodisc.model import LoDisc
+from lodisc.normalise import normalise
 from lodisc.schedules import learning_rate_at, momentum_at
-from lodisc.views import normalise
 from pipelines.checkpoint import directory_name, read_state, written_checkpoint
 from pipelines.config import PretrainConfig, to_dict
 from pipelines.ingest import training_batches
@@ -72,19 +73,21 @@ class TrainJob:
         return step % every == 0 or step == self.total_steps
 
 
-def train_worker(loop_config: dict[str, Any]) -> None:
+def train_worker(job: TrainJob, shards: Mapping[str, ray.data.DataIterator]) -> None:
     """Train from the last registered checkpoint, or from the initial weights, to the last step.
+
+    Args:
+        job: of the run.
+        shards: `views`, this worker's share of the stream; `gallery` and, where there are any, `held_out`, to score on.
 
     Raises:
         NonFiniteLossError: training diverged, in all workers at the same step.
     """
-    job: TrainJob = loop_config["job"]
     device = ray.train.torch.get_device()
     use_worker_cpus(job.config.compute, device)
-    learner = Learner(job, device)
-    with Watcher(job, learner) if rank() == 0 else nullcontext() as watcher, Summons(job.folder, device) as summons:
-        if watcher and learner.step == 0:
-            watcher.look()
+    learner = Learner(job, device, shards["views"])
+    watching = Watcher(job, learner, shards) if rank() == 0 else nullcontext()
+    with watching as watcher, Summons(job.folder, device) as summons:
         for view1, view2 in learner.batches():
             metrics = learner.train_step(view1, view2)
             if learner.step % job.config.evaluation.log_every_steps == 0:
@@ -92,6 +95,8 @@ def train_worker(loop_config: dict[str, Any]) -> None:
                     means = synchronised(metrics)
                     if watcher:
                         watcher.log(means)
+            if watcher and learner.step == 1:
+                watcher.look_back()
             scores = watcher.look() if watcher and job.watches_at(learner.step) else {}
             leaves = summons.heard() and learner.step < job.total_steps
             if leaves or job.saves_at(learner.step):
@@ -112,9 +117,9 @@ class Learner:
     starts at any step, so a checkpoint needs no generator states.
     """
 
-    def __init__(self, job: TrainJob, device: torch.device) -> None:
+    def __init__(self, job: TrainJob, device: torch.device, shard: ray.data.DataIterator) -> None:
         config = job.config
-        self.job, self.device = job, device
+        self.job, self.device, self.shard = job, device, shard
         self.dtype = resolve_precision(config.optim.precision, device)
         torch.manual_seed(config.seed)
         self.model = LoDisc(config.encoder, config.model).to(device)
@@ -149,8 +154,7 @@ class Learner:
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this worker's share of every step that is still to do: two uint8 views (B, 3, H, W) on the device."""
         share = self.job.config.optim.batch_size // world_size()
-        shard = ray.train.get_dataset_shard("views")
-        stream = training_batches(shard, share)
+        stream = training_batches(self.shard, share)
         while True:
             with self.stopwatch.phase("wait"):
                 batch = next(stream, None)

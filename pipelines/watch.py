@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import ray.train
+import ray.data
 import torch
 from PIL import Image
 
 from lodisc.encoder import Encoder
+from lodisc.normalise import normalise
 from lodisc.pivots import keep_patches, pivot_scores
-from lodisc.views import normalise
 from pipelines.evaluate import score
 from pipelines.features import Features, embed_decoded
 from pipelines.figures import neighbour_sheet, pivot_overlays
@@ -33,7 +34,7 @@ PROBES = ("knn", "retrieval", "geometry")
 class Watcher:
     """The first worker's second duty. It reads the learner and never changes it."""
 
-    def __init__(self, job: TrainJob, learner: Learner) -> None:
+    def __init__(self, job: TrainJob, learner: Learner, shards: Mapping[str, ray.data.DataIterator]) -> None:
         self.job, self.learner = job, learner
         self.tracker = Tracker(job.run, learner.unsent)
         self.progress = Progress(job.total_steps, job.steps_per_epoch, learner.step, job.progress)
@@ -42,8 +43,7 @@ class Watcher:
         self.trace = StepTrace(profiled, done, self.tracker, self.progress.say) if profiled else None
         if done:
             self.progress.say(f"from the checkpoint of step {done}")
-        self.gallery = ray.train.get_dataset_shard("gallery")
-        self.held_out = ray.train.get_dataset_shard("held_out") if job.config.data.eval_images else None
+        self.gallery, self.held_out = shards["gallery"], shards.get("held_out")
 
     def __enter__(self) -> Self:
         return self
@@ -69,32 +69,49 @@ class Watcher:
         if self.trace:
             self.trace.step()
 
+    def look_back(self) -> None:
+        """Score the encoder as it was before the first step, and draw where its pivots were; call it after that step.
+
+        So the first step need not wait. The momentum encoder is updated before a step, and after the first one it still
+        has the weights that the encoder began with.
+        """
+        assert self.learner.step == 1, "later the momentum encoder has moved"
+        self._look(0, self.learner.model.momentum_encoder)
+        self._restart()
+
     def look(self) -> dict[str, float]:
         """Score the encoder as it is and draw where its pivots are.
 
         Returns:
             The scores, as `score` names them with `eval/` before.
         """
-        step, encoder = self.learner.step, self.learner.model.encoder
-        gallery = self._embed(self.gallery)
-        test = self._embed(self.held_out) if self.held_out else None
+        step = self.learner.step
+        scores, features = self._look(step, self.learner.model.encoder)
+        if step == self.job.total_steps:
+            self.tracker.log_figure(self._neighbours(features, self.held_out or self.gallery), "neighbours.png")
+        self._restart()
+        return scores
+
+    def _look(self, step: int, encoder: Encoder) -> tuple[dict[str, float], Features]:
+        """Log scores and pivots, and return the scores and the features that were scored."""
+        gallery = self._embed(encoder, self.gallery)
+        test = self._embed(encoder, self.held_out) if self.held_out else None
         source = self.held_out or self.gallery
-        other_view = self._embed(source, "view").features
+        other_view = self._embed(encoder, source, "view").features
         scores = score(test or gallery, gallery if test else None, probes=PROBES, other_view=other_view)
         named = {f"eval/{name}": value for name, value in scores.items()}
         self.tracker.log_metrics(named, step)
         shown = "  ".join(f"{name} {value:.1f}" for name, value in scores.items())
         self.progress.say(f"epoch {step // self.job.steps_per_epoch}: {shown}")
+        self.tracker.log_figure(self._pivots(source), f"pivots/step-{step:08d}.png")
+        return named, test or gallery
 
-        self.tracker.log_figure(self._pivots(encoder, source), f"pivots/step-{step:08d}.png")
-        if step == self.job.total_steps:
-            self.tracker.log_figure(self._neighbours(test or gallery, source), "neighbours.png")
-        self.learner.stopwatch.seconds()  # Both meters leave out what was looked at here.
-        self.throughput.restart(step)
-        return named
+    def _restart(self) -> None:
+        """Leave what was looked at here out of both meters."""
+        self.learner.stopwatch.seconds()
+        self.throughput.restart(self.learner.step)
 
-    def _embed(self, shard: ray.data.DataIterator, view: str = "image") -> Features:
-        encoder = self.learner.model.encoder
+    def _embed(self, encoder: Encoder, shard: ray.data.DataIterator, view: str = "image") -> Features:
         encoder.eval()
         batches = shard.iter_batches(batch_size=128)
         features = embed_decoded(encoder, batches, view, self.learner.device, self.learner.dtype)
@@ -102,7 +119,7 @@ class Watcher:
         return features
 
     @torch.inference_mode()
-    def _pivots(self, encoder: Encoder, shard: ray.data.DataIterator) -> Image.Image:
+    def _pivots(self, shard: ray.data.DataIterator) -> Image.Image:
         images = next(iter(shard.iter_batches(batch_size=PICTURES)))["image"]
         model = self.learner.job.config.model
         momentum_encoder = self.learner.model.momentum_encoder
@@ -110,7 +127,7 @@ class Watcher:
         _, scores = pivot_scores(momentum_encoder, normalise(torch.tensor(images).to(self.learner.device)), "fused")
         momentum_encoder.train()
         kept = keep_patches(scores, model.mask_ratio)
-        return pivot_overlays(images, scores.cpu(), kept.cpu(), encoder.grid)
+        return pivot_overlays(images, scores.cpu(), kept.cpu(), momentum_encoder.grid)
 
     def _neighbours(self, features: Features, shard: ray.data.DataIterator) -> Image.Image:
         unit = torch.nn.functional.normalize(features.features, dim=1)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lodisc.views import eval_view, normalise
+from lodisc.normalise import normalise
+from lodisc.views import eval_view
 from pipelines import decode
 from pipelines.exports import card, timm_hub
 from pipelines.exports.trained import Trained

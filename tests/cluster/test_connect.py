@@ -8,7 +8,8 @@ import os
 import pytest
 import ray
 
-from cluster.connect import ENVIRONMENT, LOG_LEVELS, connect, interface_of, knock
+from cluster.connect import ENVIRONMENT, connect, knock
+from cluster.worker import LOG_LEVELS, interface_of
 
 
 @pytest.mark.parametrize("address", ["somewhere", "ray://somewhere", "somewhere:port", ":6379"])

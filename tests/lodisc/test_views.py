@@ -11,11 +11,13 @@ import pytest
 import torch
 from PIL import Image
 from scipy.stats import ks_2samp
+from torchvision.transforms import v2
 
 from benchmarks.torchvision_views import torchvision_views
 from lodisc.config import ViewConfig
+from lodisc.normalise import normalise
 from lodisc.pixels import resize
-from lodisc.views import Crop, CropAndFlip, TwoViews, eval_view, normalise, random_crop, reduction_for
+from lodisc.views import Crop, CropAndFlip, TwoViews, eval_short_side, eval_view, random_crop, reduction_for
 
 PLAIN: dict[str, Any] = {
     "crop_scale": (1.0, 1.0),
@@ -168,6 +170,15 @@ def test_eval_view_is_the_central_crop() -> None:
     view = eval_view(image, 64)
     assert view.shape == (3, 64, 64)
     assert view[0].min() == 255 and view[1].max() == 0
+
+
+def test_eval_view_is_that_of_torchvision() -> None:
+    random = np.random.default_rng(0)
+    for width, height, size in random.integers((1, 1, 8), (300, 300, 100), (60, 3)).tolist():
+        image = Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        resize = v2.Resize(eval_short_side(size), interpolation=v2.InterpolationMode.BICUBIC)
+        expected = np.asarray(v2.CenterCrop(size)(resize(image))).transpose(2, 0, 1)
+        assert np.array_equal(eval_view(image, size), expected), (width, height, size)
 
 
 def test_normalise_has_imagenet_statistics() -> None:

@@ -20,7 +20,8 @@ import pytest
 import ray
 import torch
 
-from lodisc.views import eval_view, normalise
+from lodisc.normalise import normalise
+from lodisc.views import eval_view
 from pipelines.checkpoint import load_encoder, weights_fingerprint
 from pipelines.decode import decode_image
 from pipelines.embed import content_hash, embed

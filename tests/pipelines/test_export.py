@@ -16,7 +16,6 @@ from safetensors import safe_open
 from cluster.cli import main
 from lodisc.config import EncoderConfig, ModelConfig
 from lodisc.model import LoDisc
-from pipelines import export as module
 from pipelines.checkpoint import FILE, load_encoder
 from pipelines.config import DataConfig, PretrainConfig, to_dict
 from pipelines.export import export
@@ -86,7 +85,7 @@ def test_config_refuses(
 
 
 def test_a_missing_package_is_named(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "onnxscript" else object())
+    monkeypatch.setattr(options, "find_spec", lambda name: None if name == "onnxscript" else object())
     with pytest.raises(ValueError, match=r"to: onnx needs onnxscript; pip install 'lodisc\[export\]'"):
         ExportConfig(checkpoint=str(checkpoint), to="onnx", out=str(tmp_path / "encoder.onnx"))
 

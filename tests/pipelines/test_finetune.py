@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray.train
 import timm
 import torch
 from mlflow import MlflowClient
@@ -21,8 +20,10 @@ from lodisc.classifier import Classifier, head_losses
 from lodisc.config import EncoderConfig, ModelConfig
 from lodisc.encoder import Encoder
 from lodisc.model import LoDisc
-from lodisc.views import eval_view, normalise
+from lodisc.normalise import normalise
+from lodisc.views import eval_view
 from pipelines import finetune_loop
+from pipelines.causes import WorkersFailedError
 from pipelines.checkpoint import FILE, find_checkpoint, last_checkpoint, load_encoder, read_state, step_of
 from pipelines.config import ComputeConfig, DataConfig, PretrainConfig, to_dict
 from pipelines.finetune import ABOUT, SCORES, WEIGHTS, FinetuneResult, finetune, load_task
@@ -157,7 +158,7 @@ def test_resume_equals_uninterrupted(linear: FinetuneResult, config: FinetuneCon
     broken = replace(config, name="broken", compute=ComputeConfig(restarts=0))
     killer = threading.Thread(target=kill_worker_after, args=(Path(config.storage) / "broken", STEPS))
     killer.start()
-    with pytest.raises(ray.train.TrainingFailedError):
+    with pytest.raises(WorkersFailedError):
         finetune(broken)
     killer.join()
     last = last_checkpoint(f"{config.storage}/broken")
@@ -247,7 +248,7 @@ def test_a_learning_rate_is_chosen_by_the_held_out_images_never_by_the_test_imag
     curve = finetune_loop.ClassifierLearner.curve
     learner: Any = SimpleNamespace(model=model, job=job, device=torch.device("cpu"), chosen=1)
     learner.curve = lambda metric, number: curve(learner, metric, number)
-    scorer = Scorer(learner)
+    scorer = Scorer(learner, {})
     scorer.embedded = {"held_out": images, "test": images}
     assert scorer.scores() == {
         "held_out/top1/0.1": 100.0,

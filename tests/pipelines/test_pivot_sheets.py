@@ -12,8 +12,9 @@ from PIL import Image
 
 from lodisc.config import ModelConfig, ViewConfig
 from lodisc.encoder import Encoder
+from lodisc.normalise import normalise
 from lodisc.pivots import keep_patches
-from lodisc.views import IMAGENET_MEAN, eval_view, normalise
+from lodisc.views import IMAGENET_MEAN, eval_view
 from pipelines.decode import decode_image
 from pipelines.figures import heat_map, picture_of
 from pipelines.photographs import Photograph

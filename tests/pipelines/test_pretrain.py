@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray.train
 import torch
 from mlflow import MlflowClient
 
 from lodisc.config import EncoderConfig, ModelConfig
+from pipelines.causes import WorkersFailedError
 from pipelines.checkpoint import directory_name, find_checkpoint, last_checkpoint, load_encoder, read_state, step_of
 from pipelines.config import (
     CheckpointingConfig,
@@ -139,7 +139,7 @@ def test_resume_equals_uninterrupted(whole: PretrainResult, config: PretrainConf
     broken = replace(config, name="broken", compute=ComputeConfig(restarts=0))
     killer = threading.Thread(target=kill_worker_after, args=(Path(config.storage) / "broken", 4))
     killer.start()
-    with pytest.raises(ray.train.TrainingFailedError):
+    with pytest.raises(WorkersFailedError):
         pretrain(broken)
     killer.join()
     last = last_checkpoint(f"{config.storage}/broken")
@@ -181,7 +181,7 @@ def test_a_full_disk_ends_the_run_and_loses_no_checkpoint(
     )
     filler = threading.Thread(target=fill_after, args=(disk, disk / "full", 3))
     filler.start()
-    with pytest.raises(ray.train.TrainingFailedError, match="No space left on device"):
+    with pytest.raises(WorkersFailedError, match="No space left on device"):
         pretrain(full)
     filler.join()
     (disk / "ballast").unlink()

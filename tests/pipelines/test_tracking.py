@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -136,7 +137,7 @@ def test_a_resumed_run_repeats_no_point(storage: Path) -> None:
 def test_what_a_killed_process_had_not_sent_is_sent_on_resume(storage: Path) -> None:
     handle = create_run(TrackingConfig(), str(storage), "killed", {})
     buffer = Path(handle.buffer_path)
-    journal = Journal(buffer, MlflowClient(handle.uri), handle.run_id)
+    journal = Journal(buffer, partial(MlflowClient, handle.uri), handle.run_id)
     for step in range(2500):
         journal.append({"metrics": {"loss": 0.5}, "step": step, "time": 1})
     journal.close()
@@ -168,7 +169,7 @@ def test_what_a_full_disk_refuses_is_sent_once_there_is_room(
 
 def test_a_run_at_work_is_left_alone_by_the_next_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     handle = create_run(TrackingConfig(), str(tmp_path), "working", {})
-    journal = Journal(Path(handle.buffer_path), MlflowClient(handle.uri), handle.run_id)
+    journal = Journal(Path(handle.buffer_path), partial(MlflowClient, handle.uri), handle.run_id)
     journal.deliver()
     journal.append({"metrics": {"loss": 0.5}, "step": 1, "time": 1})
     (tmp_path / "working" / "tracking.json").write_text(json.dumps(asdict(handle)))

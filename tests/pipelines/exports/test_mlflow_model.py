@@ -23,7 +23,8 @@ import torch
 import yaml
 from PIL import Image
 
-from lodisc.views import eval_view, normalise
+from lodisc.normalise import normalise
+from lodisc.views import eval_view
 from pipelines.decode import decode_image
 from pipelines.exports import mlflow_model
 from pipelines.exports.trained import Trained

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from lodisc.views import eval_short_side, eval_view, normalise
+from lodisc.normalise import normalise
+from lodisc.views import eval_short_side, eval_view
 from pipelines.exports import timm_hub
 from pipelines.exports.trained import Trained
 

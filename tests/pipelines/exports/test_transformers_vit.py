@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lodisc.views import eval_view, normalise
+from lodisc.normalise import normalise
+from lodisc.views import eval_view
 from pipelines.exports import transformers_vit
 from pipelines.exports.trained import Trained
 
