@@ -4,8 +4,8 @@
     python -m benchmarks.startup --code ../OTHER_CHECKOUT --out other.json
 
 `lodisc pretrain` runs in processes of its own, on 40 images of 64 px for 12 steps, with a new MLflow store: as it is,
-for the time that it takes, and once with every Python process of it sampled (`benchmarks/sampler`), for what it is spent
-on. Sampling slows it down by a few percent. Use it on a machine that does nothing else.
+for the time that it takes, and once with each of its Python processes sampled (`benchmarks/sampler`), for what the time
+is spent on. Sampling slows it down by a few percent. Use it on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -88,13 +88,8 @@ def run(code: Path, arguments: Sequence[str], environment: dict[str, str] | None
     ours = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     paths = f"{REPOSITORY / 'benchmarks' / 'sampler'}{os.pathsep}{code}"
     started = time.perf_counter()
-    subprocess.run(
-        [*COMMAND, *arguments],
-        check=True,
-        cwd=code,
-        capture_output=True,
-        env=ours | {"PYTHONPATH": paths, **(environment or {})},
-    )
+    environment = ours | {"PYTHONPATH": paths} | (environment or {})
+    subprocess.run([*COMMAND, *arguments], check=True, cwd=code, capture_output=True, env=environment)
     return time.perf_counter() - started
 
 
@@ -105,7 +100,8 @@ class Process:
     Attributes:
         started: seconds since 1970.
         command: its arguments.
-        stacks: (time, functions) of the threads, in order.
+        main: (time, functions) of the main thread, in order.
+        stacks: (time, functions) of all threads, in order.
         last: its last {time, cpu, title, torch}.
     """
 

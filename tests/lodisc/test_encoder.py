@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from lodisc.config import EncoderConfig
-from lodisc.encoder import Encoder
+from lodisc.encoder import Encoder, require_known
 from tests.lodisc.tiny import PATCHES, tiny_config, tiny_encoder, tiny_images
 
 
@@ -92,7 +92,7 @@ def test_the_patch_embedding_is_frozen_on_demand(frozen: bool) -> None:
 )
 def test_a_bad_field_is_named_before_anything_is_built(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        tiny_config(**changes)
+        require_known(tiny_config(**changes))
 
 
 def test_the_architectures_own_patch_must_divide_the_image() -> None:

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from cluster.cli import main
 from lodisc.config import EncoderConfig, ModelConfig
 from lodisc.model import LoDisc
+from pipelines import options
 from pipelines.checkpoint import FILE, load_encoder
 from pipelines.config import DataConfig, PretrainConfig, to_dict
 from pipelines.export import export
