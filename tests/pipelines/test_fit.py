@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -33,6 +34,21 @@ def test_failures_count_while_a_run_gets_no_further(capsys: pytest.CaptureFixtur
 def test_a_run_without_restarts_ends_at_its_first_failure() -> None:
     with pytest.raises(WorkersFailedError, match="no luck; --resume continues it from step 3"):
         Failures(limit=0).count(failure(w0=RuntimeError("no luck")), 3)
+
+
+def test_a_trial_that_was_stopped_has_not_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray Tune ends the processes that a trial has started, after it has set an event in the trial's own."""
+    stopped = threading.Event()
+    monkeypatch.setattr("pipelines.fit.get_session", lambda: SimpleNamespace(stop_event=stopped))
+    failures = Failures(limit=3)
+    failures.count(ray.exceptions.ActorDiedError(), 6)
+    assert "going on from step 6" in capsys.readouterr().err
+    stopped.set()
+    with pytest.raises(CalledAwayError):
+        failures.count(ray.exceptions.ActorDiedError(), 6)
+    assert capsys.readouterr().err == ""
 
 
 def test_what_died_is_named_not_what_failed_with_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -168,6 +168,7 @@ def test_a_killed_worker_is_replaced(whole: PretrainResult, config: PretrainConf
     assert MlflowClient(result.tracking_uri).get_run(result.run_id).data.tags["restarts"] == "1"
 
 
+@pytest.mark.privileged
 def test_a_full_disk_ends_the_run_and_loses_no_checkpoint(
     whole: PretrainResult, config: PretrainConfig, disk: Path
 ) -> None:
