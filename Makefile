@@ -1,5 +1,5 @@
 # make demo: pretrain on made images and see what was learned.   make test, make lint: the checks.
-# VENV names the virtual environment that holds everything; it is made where it is missing.
+# VENV names the virtual environment that holds everything; it is made where it is missing. PYTEST takes its options.
 VENV ?= .venv
 PYTHON ?= python3
 SHELL := /bin/bash
@@ -14,7 +14,7 @@ demo: $(installed)
 	$(bin)/lodisc demo
 
 test: $(installed)
-	$(bin)/python -m pytest
+	$(bin)/python -m pytest $(PYTEST)
 
 lint: $(installed)
 	$(bin)/ruff check

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import os
 import sys
 import threading
@@ -11,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, NoReturn
 
 from docstring_parser import parse_from_object
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, set_parsing_settings
@@ -155,6 +156,7 @@ CURES = {
     errno.ENOENT: "correct the name",
     errno.ENOTDIR: "correct the name: a file is where a folder is expected",
     errno.EISDIR: "name a file",
+    errno.EEXIST: "name another one",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EACCES: ELSEWHERE,
     errno.EPERM: ELSEWHERE,
@@ -162,6 +164,8 @@ CURES = {
     errno.ENOSPC: ROOM,
     errno.EDQUOT: ROOM,
 }
+# Errors of Ray and torch that tell of the machine.
+OF_THE_MACHINE = ("OutOfMemoryError", "OutOfDiskError", "ObjectStoreFullError")
 
 
 class ConfigFile(ActionConfigFile):
@@ -189,22 +193,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = build_parser(COMMANDS if arguments[0] == "--print_completion" else arguments[:1])
         parsed = parser.instantiate(parser.parse_args(arguments))
         return run(COMMANDS[parsed.command], dict(vars(parsed[parsed.command])), arguments, submitted)
-    except (argparse.ArgumentError, ValueError) as error:
-        print(f"lodisc: error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in CURES:
-            raise
-        print(f"lodisc: error: {of_file(error)}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("lodisc: interrupted", file=sys.stderr)
         return 130
-    except RuntimeError as error:
-        if type(error).__name__ != "CalledAwayError":  # whose module would import torch for every command
+    except Exception as error:
+        if type(error).__name__ == "CalledAwayError":  # whose module would import torch for every command
+            print(f"lodisc: {error}; --resume continues it", file=sys.stderr)
+            return TERMINATED
+        told = what_to_put_right(error)
+        if told is None:
             raise
-        print(f"lodisc: {error}; --resume continues it", file=sys.stderr)
-        return TERMINATED
+        print(f"lodisc: error: {told}", file=sys.stderr)
+        return 2
+
+
+def what_to_put_right(error: Exception) -> str | None:
+    """Return in one line what a user can put right, None where the fault is ours."""
+    from pipelines.causes import WorkersFailedError, explain, innermost
+
+    cause = innermost(error)
+    if isinstance(cause, OSError) and cause.errno in CURES:
+        return of_file(cause)
+    if isinstance(cause, (argparse.ArgumentError, ValueError, WorkersFailedError)):
+        return str(cause)
+    return explain(error) if type(cause).__name__ in OF_THE_MACHINE else None
 
 
 def of_file(error: OSError) -> str:
@@ -325,5 +337,13 @@ def at_home(value: Any) -> Any:
     return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
+def command() -> NoReturn:
+    """Be the `lodisc` command: run the command line, and end the process with its exit code."""
+    code = main()
+    # Or Python would look through the thousands of modules of torch and MLflow for garbage, for seconds, before it ends.
+    gc.freeze()
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -112,9 +112,12 @@ def _start(address: str | None, num_cpus: int | None) -> None:
             knock(address)
         # Without a word Ray would join a cluster that this machine is a node of.
         ray.init(address or "local", logging_level=logging.ERROR, **options)
-    except (OSError, AuthenticationError) as error:
+    except (OSError, AuthenticationError, ValueError) as error:
         if address is None:
-            raise ValueError(f"Ray does not start on this machine: {error}") from error
+            cure = "; give the machine, or the container, more memory" if "memory" in str(error) else ""
+            raise ValueError(f"Ray does not start on this machine: {error}{cure}") from error
+        if isinstance(error, ValueError):
+            raise
         raise ValueError(f"address: no Ray cluster answers at {address}: {error}") from error
     finally:
         os.environ.pop(WORKER_PROCESS_SETUP_HOOK_ENV_VAR, None)

@@ -121,7 +121,7 @@ def ray_folder() -> str | None:
         ValueError: no folder will do.
     """
     usual = Path(os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp")), "ray")
-    if usual.is_absolute() and _takes_sockets(usual) and _can_be_written(usual):
+    if usual.is_absolute() and _takes_sockets(usual) and _can_be_written(usual / "session"):
         return None
     return str(own_folder() / "ray")
 

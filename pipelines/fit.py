@@ -299,9 +299,10 @@ def _trainer(
     callbacks: Sequence[ray.train.UserCallback],
     placement: Placement,
 ) -> TorchTrainer:
+    # Bound to the function, not given as its config: that the controller would read too, and import timm for it.
+    train = partial(_returning_divergence, worker, job, shards_of(datasets, placement.workers))
     return TorchTrainer(
-        partial(_returning_divergence, worker),  # type: ignore[arg-type]  # Train V2 hands on what it returns
-        train_loop_config={"job": job, "shards": shards_of(datasets, placement.workers)},
+        train,  # type: ignore[arg-type]  # Train V2 hands on what it returns
         scaling_config=ray.train.ScalingConfig(
             num_workers=placement.workers,
             use_gpu=placement.use_gpu,
@@ -331,13 +332,13 @@ def shards_of(datasets: Mapping[str, Any], workers: int) -> list[Shards]:
     return [{"views": share, **whole} for share in views.streaming_split(workers, equal=True)]
 
 
-def _returning_divergence(worker: Worker, loop_config: dict[str, Any]) -> str | None:
-    """Run a worker, and return what is wrong where training diverged.
+def _returning_divergence(worker: Worker, job: Job, shards: Sequence[Shards]) -> str | None:
+    """Run a worker on its own shards, and return what is wrong where training diverged.
 
     Raised, it would be one failure among those of machines and networks.
     """
     try:
-        worker(loop_config["job"], loop_config["shards"][rank()])
+        worker(job, shards[rank()])
     except NonFiniteLossError as error:
         return str(error)
     return None

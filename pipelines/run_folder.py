@@ -126,7 +126,7 @@ def claimed(config: NamedConfig) -> Iterator[None]:
     if "://" in config.storage:
         yield
         return
-    require_writable("storage", config.storage)
+    require_writable("storage", f"{config.storage}/{config.name}")
     Path(config.storage).mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(f"{config.storage}/.{config.name}.lock", timeout=0):

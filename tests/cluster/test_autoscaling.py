@@ -13,6 +13,7 @@ from tests.cluster.nodes import Nodes, may_make_namespaces
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.privileged,
     pytest.mark.skipif(not may_make_namespaces(), reason="the made-up machines take addresses of their own"),
 ]
 HEAD_ID = "f" * 51 + "00000"

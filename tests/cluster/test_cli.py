@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,9 +11,12 @@ from pkgutil import resolve_name
 from typing import Any
 
 import pytest
+from ray.exceptions import OutOfMemoryError, RayTaskError
 
+from cluster import cli
 from cluster.cli import COMMANDS, main
 from lodisc import __version__
+from pipelines.causes import WorkersFailedError
 from pipelines.config import PretrainConfig, load_recipe
 from tests.environment import REPOSITORY, environment_outside
 
@@ -210,3 +214,43 @@ def test_bad_options_are_refused_before_ray_starts(tmp_path: Path) -> None:
 def test_switches_need_no_value(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, *PRETRAIN, "--name", "mine", "--resume", "--print_config")
     assert "resume: true" in text and not PretrainConfig.resume
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            FileNotFoundError(errno.ENOENT, "No such file or directory", "list.txt"),
+            "list.txt: No such file or directory",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/data/a"),
+            "/data/a: Permission denied; ask for the right",
+        ),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"), "a/b: Not a directory; correct the name"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "a"), "a: Is a directory; name a file"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; make room"),
+        (OSError(errno.EROFS, "Read-only file system", "/a"), "/a: Read-only file system; ask for the right"),
+        (RayTaskError("read", "Traceback", PermissionError(errno.EACCES, "Denied", "/a")), "/a: Denied; ask for"),
+        (OutOfMemoryError("Task was killed"), "OutOfMemoryError: Task was killed"),
+        (WorkersFailedError("the workers failed: no luck"), "the workers failed: no luck"),
+    ],
+)
+def test_what_is_wrong_with_files_and_machine_is_told_in_one_line(
+    error: Exception, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*values: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "run", fail)
+    said = refused(capsys, *PRETRAIN)
+    assert said.startswith(f"lodisc: error: {told}") and said.count("\n") == 1
+
+
+def test_an_error_of_no_file_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*values: Any) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(cli, "run", fail)
+    with pytest.raises(BrokenPipeError):
+        main(PRETRAIN)

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from tests.cluster.lab import SECONDS, Lab, ended, workers_of
 from tests.cluster.nodes import Nodes, may_make_namespaces, stopped, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.privileged]
 addresses = pytest.mark.skipif(
     not may_make_namespaces(), reason="nodes with addresses of their own take root and network namespaces"
 )

@@ -148,6 +148,7 @@ def test_what_a_killed_process_had_not_sent_is_sent_on_resume(storage: Path) -> 
     assert buffer.stat().st_size == 0
 
 
+@pytest.mark.privileged
 def test_what_a_full_disk_refuses_is_sent_once_there_is_room(
     tmp_path: Path, disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
