@@ -214,7 +214,9 @@ def what_to_put_right(error: Exception) -> str | None:
     cause = innermost(error)
     if isinstance(cause, OSError) and cause.errno in CURES:
         return of_file(cause)
-    if isinstance(cause, (argparse.ArgumentError, ValueError, WorkersFailedError)):
+    # Named and not imported is what would bring torch: a run that diverged.
+    said = isinstance(cause, (argparse.ArgumentError, ValueError, WorkersFailedError))
+    if said or type(cause).__name__ == "NonFiniteLossError":
         return str(cause)
     return explain(error) if type(cause).__name__ in OF_THE_MACHINE else None
 
@@ -340,7 +342,7 @@ def at_home(value: Any) -> Any:
 def command() -> NoReturn:
     """Be the `lodisc` command: run the command line, and end the process with its exit code."""
     code = main()
-    # Or Python would look through the thousands of modules of torch and MLflow for garbage, for seconds, before it ends.
+    # Or Python looks through the thousands of modules of torch and MLflow for garbage before it ends, for seconds.
     gc.freeze()
     sys.exit(code)
 

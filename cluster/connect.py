@@ -28,7 +28,10 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # Train would show each printed line twice.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_DATA_LOG_LEVEL": "ERROR",
+    # What fails is told by the command's own last line (`pipelines/causes.py`).
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",
+    # A task for which the memory does not suffice is tried again so often; by itself Ray would go on for ever.
+    "RAY_task_oom_retries": "4",
     # In the workers too, where Ray Data would draw bars over our own.
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     # Acknowledges that Ray leaves CUDA_VISIBLE_DEVICES alone for tasks without a GPU, or it warns at every start.

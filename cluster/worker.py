@@ -18,6 +18,8 @@ LOG_LEVELS = {
     "ray.train.v2._internal.execution.controller.placement_group_cleaner": logging.ERROR,
     f"{Path(ray.__file__).parent}/train/v2/_internal/execution/context.py": logging.WARNING,
 }
+# These say at length what the command's own last line tells (`pipelines/causes.py`). Ray Train sets their levels anew.
+SILENT = ("ray.train.v2._internal.util", "ray.train.v2._internal.execution.controller.controller")
 
 
 def prepare_worker() -> None:
@@ -44,4 +46,6 @@ def quieten() -> None:
     """Silence, in this process, what Ray says to its own developers."""
     for name, level in LOG_LEVELS.items():
         logging.getLogger(name).setLevel(level)
+    for name in SILENT:
+        logging.getLogger(name).disabled = True
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\.")

@@ -52,6 +52,7 @@ LONGEST_PARAM = 6000  # characters, MLflow's limit
 PARAMS_PER_REQUEST = 100  # MLflow's limit
 QUICK_RETRIES = (0.5, 1.0, 2.0)  # seconds before each
 SLOW_RETRY = 10.0  # seconds between attempts once the store is known to be down
+FIRST_SAMPLE = 5.0  # seconds until the load is first sampled: before, all that starts a run takes the processor
 CLOSE_SECONDS = 20.0  # the longest that the end of a run waits for its store
 # Makes MLflow's pages show runs and curves first, not prompts and traces.
 TRAINING = {"mlflow.experimentKind": "custom_model_development"}
@@ -305,6 +306,8 @@ class Tracker:
             self._attempt(0)
 
     def _attempt(self, failures: int) -> bool:
+        if not self._journal.has_unsent():
+            return True  # MLflow, which takes seconds, is imported for what there is to send: after the first step
         try:
             count = self._journal.deliver()
         except Exception as error:
@@ -319,6 +322,8 @@ class Tracker:
         return True
 
     def _sample(self) -> None:
+        if self._closing.wait(FIRST_SAMPLE):
+            return
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         logging.getLogger(SystemMetricsMonitor.__module__).setLevel(logging.WARNING)
