@@ -105,7 +105,8 @@ def _finetune(config: FinetuneConfig) -> FinetuneResult:
     require_shared(config.storage)
     _, about = load_encoder(config.checkpoint)
     encoder = EncoderConfig(**{**about["config"]["encoder"], "weights": "random"})
-    task = load_task(config)
+    with tracking.store_warming(config.tracking, config.storage):
+        task = load_task(config)
     order = sample_order(config, task)
     prints = {
         "dataset.fingerprint": fingerprint(config.images),

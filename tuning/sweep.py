@@ -18,9 +18,11 @@ from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 from ray.util.state import get_node
 from ray.util.state.exception import RayStateApiException
 
+from lodisc.config import EncoderConfig
+from lodisc.encoder import require_known
 from pipelines import tracking
 from pipelines.checkpoint import last_checkpoint
-from pipelines.config import ComputeConfig, PretrainConfig, config_from, to_dict
+from pipelines.config import ComputeConfig, PretrainConfig, config_from, load_recipe, to_dict
 from pipelines.images import RunImages, load_images, same_views, views_bytes, with_views
 from pipelines.pretrain import keep_encoder
 from pipelines.resources import training_nodes
@@ -71,8 +73,11 @@ def tune(config: SweepConfig) -> SweepReport:
 
 def _tune(config: SweepConfig, folder: RunFolder) -> SweepReport:
     objective, base = config.goal(), config.base()
+    for encoder in searched_encoders(config):
+        require_known(encoder)
     concurrent, compute = plan(config, base, folder)
-    images = load_images(base)
+    with tracking.store_warming(config.tracking, config.storage):
+        images = load_images(base)
     require_labels(images, objective)
     sweep = open_sweep(config, base, folder, images)
     folder.write_json(PLAN, {"concurrent": concurrent})
@@ -95,6 +100,13 @@ def _tune(config: SweepConfig, folder: RunFolder) -> SweepReport:
         raise
     finally:
         tracking.finish_run(sweep, status)
+
+
+def searched_encoders(config: SweepConfig) -> set[EncoderConfig]:
+    """Return the encoders that trials may have."""
+    domains = {name: domain for name, domain in config.domains().items() if name.startswith("encoder.")}
+    changes = [{name: value} for name, domain in domains.items() for value in domain.values]
+    return {load_recipe(config.recipe, config.shared_fields() | change).encoder for change in ({}, *changes)}
 
 
 def require_dashboard() -> None:

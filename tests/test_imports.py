@@ -1,0 +1,32 @@
+"""What must be had without the packages that take seconds to import, in a process of its own each."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.environment import REPOSITORY
+
+COMMAND_LINE = (
+    "cluster.cli cluster.options tuning.config pipelines.config pipelines.options pipelines.finetune_config "
+    "lodisc.config"
+)
+COORDINATORS = "cluster.worker pipelines.ingest pipelines.sources pipelines.verify pipelines.release lodisc.views"
+
+
+@pytest.mark.parametrize(
+    ("modules", "packages"),
+    [
+        (COMMAND_LINE, {"torch", "timm", "ray", "mlflow", "pandas"}),  # `lodisc COMMAND --help`
+        (COORDINATORS, {"torch", "timm", "mlflow"}),  # processes that check images and split views
+        ("pipelines.causes", {"torch", "ray"}),  # the last line of a run that fails
+    ],
+)
+def test_modules_need_no_slow_package(modules: str, packages: set[str]) -> None:
+    script = f"import sys, {', '.join(modules.split())}; print(*({packages} & sys.modules.keys()))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.stdout.strip(), done.stderr) == ("", "")
