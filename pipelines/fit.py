@@ -84,12 +84,12 @@ def fit(
         WorkersFailedError: the workers failed more often in a row than `compute.restarts`, or would fail so again.
     """
     status, failures = "FAILED", Failures(plans.compute.restarts)
-    trainer = partial(_trainer, worker, job, folder, datasets, keep, callbacks)
+    trainer = partial(_trainer, worker, job, folder, keep, callbacks)
     result = None
     try:
         with leaving_on_sigterm(folder) as told:
             while result is None or folder.finished_steps() < job.total_steps:
-                result = _run_workers(trainer, folder, plans, failures, told, job.total_steps)
+                result = _run_workers(trainer, datasets, folder, plans, failures, told, job.total_steps)
         status = "FINISHED"
     except (KeyboardInterrupt, CalledAwayError):
         status = "KILLED"
@@ -100,7 +100,8 @@ def fit(
 
 
 def _run_workers(
-    trainer: Callable[[Placement], TorchTrainer],
+    trainer: Callable[[Placement, Sequence[Shards]], TorchTrainer],
+    datasets: Mapping[str, Any],
     folder: RunFolder,
     plans: Plans,
     failures: Failures,
@@ -112,8 +113,8 @@ def _run_workers(
     repair_register(folder.path)
     placement = plans.choose(told)
     try:
-        with plans.growing(placement, folder):
-            result = _fit(trainer(placement), folder)
+        with plans.growing(placement, folder), _split(datasets, placement.workers) as shards:
+            result = _fit(trainer(placement, shards), folder)
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
         # The register may be what failed: Ray empties it before it writes it.
         repair_register(folder.path)
@@ -294,13 +295,13 @@ def _trainer(
     worker: Worker,
     job: Job,
     folder: RunFolder,
-    datasets: dict[str, Any],
     keep: int,
     callbacks: Sequence[ray.train.UserCallback],
     placement: Placement,
+    shards: Sequence[Shards],
 ) -> TorchTrainer:
     # Bound to the function, not given as its config: that the controller would read too, and import timm for it.
-    train = partial(_returning_divergence, worker, job, shards_of(datasets, placement.workers))
+    train = partial(_returning_divergence, worker, job, shards)
     return TorchTrainer(
         train,  # type: ignore[arg-type]  # Train V2 hands on what it returns
         scaling_config=ray.train.ScalingConfig(
@@ -318,6 +319,27 @@ def _trainer(
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # of Train V2
         ),
     )
+
+
+@contextmanager
+def _split(datasets: Mapping[str, Any], workers: int) -> Iterator[list[Shards]]:
+    """Have the shards of workers inside the block.
+
+    Unless it is ended, a stream whose workers are gone draws on, with the CPUs that the next workers' stream waits for.
+    """
+    shards = shards_of(datasets, workers)
+    try:
+        yield shards
+    except KeyboardInterrupt:  # The workers have been told to leave, and read until they do.
+        raise
+    except BaseException:
+        _end_stream(shards)
+        raise
+    _end_stream(shards)
+
+
+def _end_stream(shards: Sequence[Shards]) -> None:
+    ray.kill(shards[0]["views"]._coord_actor)  # type: ignore[attr-defined]  # of a stream that is split
 
 
 def shards_of(datasets: Mapping[str, Any], workers: int) -> list[Shards]:

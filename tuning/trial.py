@@ -94,6 +94,7 @@ def run_trial(
     if before is not None and before.final:
         ray.tune.report({"epoch": before.epoch, "objective": before.objective})
         return
+    folder.remove(OUTCOME)  # of a try that failed: this one may be interrupted
     if folder.has(FINISHED):
         metrics = folder.read_json(FINISHED)["metrics"]
     else:

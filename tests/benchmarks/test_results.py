@@ -11,7 +11,7 @@ import pytest
 from torch import Tensor
 
 from benchmarks.report import put
-from benchmarks.results import costs
+from benchmarks.results import contenders, costs
 from benchmarks.results.contenders import (
     LODISC,
     LONGER,
@@ -48,6 +48,7 @@ from benchmarks.results.paired import difference
 from benchmarks.results.rows import UNTRAINED, keep, read
 from lodisc.encoder import Encoder
 from pipelines.config import PretrainConfig, load_recipe, to_dict
+from pipelines.demo_birds import SPECIES
 
 DATA = DataSet("birds", "demo", "train", "watched", "test", longer=25)
 T_OF_TWO = 4.302653  # the 97.5 % point of Student's t with 2 degrees of freedom
@@ -120,11 +121,15 @@ def test_a_step_of_moco_is_timed_without_the_local_pass(monkeypatch: pytest.Monk
     assert all(cost["images_per_second"] == pytest.approx(32 / cost["seconds"]["median"]) for cost in rows.values())
 
 
-@pytest.mark.slow
-def test_the_data_sets_of_the_page_are_those_that_are_measured(tmp_path: Path) -> None:
+def test_the_data_sets_of_the_page_are_those_that_are_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made: dict[str, dict[str, int]] = {}
+    monkeypatch.setattr(contenders, "generate_demo_images", lambda folder, **how: made.update({folder: how}))
     make_demo_images(tmp_path)
     demo, grocery, *others = (data_set(name, Path("groceries"), tmp_path) for name in SETS)
-    assert len(list(Path(demo.train).rglob("*.jpg"))) == 960 and len(list(Path(demo.test).rglob("*.jpg"))) == 320
+    of_run, of_curves = (made[str(Path(split).parent)] for split in (demo.train, demo.watched))
+    assert (Path(demo.train).name, Path(demo.watched).name, Path(demo.test).name) == ("train", "test", "test")
+    assert Path(demo.test).parent == Path(demo.train).parent and of_run["seed"] != of_curves["seed"]
+    assert len(SPECIES) * of_run["train_per_class"] == 960 and len(SPECIES) * of_run["test_per_class"] == 320
     assert len({demo.train, demo.watched, demo.test}) == 3
     assert (grocery.train, grocery.watched, grocery.test) == tuple(
         f"groceries/{split}.txt" for split in ("train", "val", "test")

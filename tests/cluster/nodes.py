@@ -189,10 +189,11 @@ class Nodes:
         return f"{self._network.subnet}.254" if self._network else _own_address()
 
     def run(
-        self, *arguments: str, node: Node | None = None, stdout: int | IO[str] = subprocess.PIPE
+        self, *arguments: str, node: Node | None = None, stdout: int | IO[str] = subprocess.PIPE, first: str = ""
     ) -> subprocess.Popen[str]:
-        """Start `lodisc ARGUMENTS` on a node, by default the head, and return its process."""
-        command = [*(node or self.head).prefix, sys.executable, "-m", "cluster.cli", *arguments]
+        """Start `lodisc ARGUMENTS` on a node, by default the head, after a line of Python, and return its process."""
+        python = ["-c", f"{first}\nfrom cluster.cli import command; command()"] if first else ["-m", "cluster.cli"]
+        command = [*(node or self.head).prefix, sys.executable, *python, *arguments]
         return subprocess.Popen(
             command,
             env=self.environment,

@@ -336,6 +336,7 @@ def in_container(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.privileged
 def test_a_run_in_a_container_with_less_of_everything(image_folder: Callable[..., Path], short: Path) -> None:
     """A whole pretraining, of half a minute: what a user's name is for comes at its end."""
     home = short / "home"

@@ -42,6 +42,7 @@ def test_the_table_shows_every_encoder_under_the_same_titles() -> None:
 
 @pytest.mark.slow
 def test_the_whole_line(ray_session: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Two runs and three evaluations, one after the other: most of a minute."""
     options = {"data": tmp_path / "birds", "storage": tmp_path / "runs", "train_per_class": 5, "test_per_class": 2}
     assert main(["demo", "--epochs", "1", *(f"--{name}={value}" for name, value in options.items())]) == 0
 

@@ -6,6 +6,7 @@ import io
 from functools import partial
 from typing import Any
 
+import cv2
 import numpy as np
 import psutil
 import pyarrow as pa
@@ -58,8 +59,12 @@ def draw(images: ray.data.Dataset) -> DrawViews:
     return DrawViews(ImageStore.from_dataset(images), SampleOrder(3, 37, BATCH), ViewConfig(), SIZE)
 
 
-def steps_seen(draw: Draw, start: int, total: int, workers: int, column: str = "view1") -> list[dict[int, np.ndarray]]:
-    """Read the stream as `workers` workers would; return {sample: its value in a column} of each step."""
+# A step's samples, and what the stream holds of each by column.
+Step = dict[int, dict[str, np.ndarray]]
+
+
+def steps_seen(draw: Draw, start: int, total: int, workers: int) -> list[Step]:
+    """Read the stream as `workers` workers would; return the rows of each step by their sample."""
     stream = sample_stream(draw, start, total, [workers])
     stream.context.execution_options.preserve_order = True
     shards = stream.streaming_split(workers, equal=True)
@@ -67,15 +72,27 @@ def steps_seen(draw: Draw, start: int, total: int, workers: int, column: str = "
     per_worker = ray.get([read.remote(shard) for shard in shards])
     assert {len(batches) for batches in per_worker} == {total - start}
     return [
-        {int(s): v for batch in step for s, v in zip(batch["sample"], batch[column], strict=True)}
+        {
+            int(sample): {name: column[row] for name, column in batch.items()}
+            for batch in step
+            for row, sample in enumerate(batch["sample"])
+        }
         for step in zip(*per_worker, strict=True)
     ]
 
 
-def assert_same(left: list[dict[int, np.ndarray]], right: list[dict[int, np.ndarray]]) -> None:
+def assert_same(left: list[Step], right: list[Step]) -> None:
     assert [sorted(step) for step in left] == [sorted(step) for step in right]
     for a, b in zip(left, right, strict=True):
-        assert all(np.array_equal(a[sample], b[sample]) for sample in a)
+        for sample, row in a.items():
+            assert row.keys() == b[sample].keys()
+            assert all(np.array_equal(value, b[sample][name]) for name, value in row.items())
+
+
+@pytest.fixture(scope="module")
+def seen(draw: DrawViews) -> list[Step]:
+    """Seven steps, as one worker reads them."""
+    return steps_seen(draw, 0, 7, 1)
 
 
 def test_store_reads_any_row(images: ray.data.Dataset) -> None:
@@ -98,16 +115,6 @@ def test_views_are_drawn_after_whoever_trains(draw: DrawViews) -> None:
     assert before <= drawing == NICENESS
 
 
-def test_who_may_not_change_priorities_draws_all_the_same(draw: DrawViews, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = draw(np.arange(2))["view1"]
-
-    def refuse(process: psutil.Process, value: int | None = None) -> int:
-        raise psutil.AccessDenied(process.pid)
-
-    monkeypatch.setattr(psutil.Process, "nice", refuse)
-    assert np.array_equal(draw(np.arange(2))["view1"], expected)
-
-
 def test_every_epoch_is_a_fresh_permutation() -> None:
     order = SampleOrder(0, 37, BATCH)
     assert order.steps_per_epoch == 4
@@ -118,32 +125,43 @@ def test_every_epoch_is_a_fresh_permutation() -> None:
     assert not np.array_equal(SampleOrder(1, 37, BATCH).image_of(np.arange(32)), epochs[0])
 
 
-def test_stream_equals_a_plain_loop(draw: DrawViews) -> None:
-    seen = steps_seen(draw, 0, 5, 1)
+def test_stream_equals_a_plain_loop(draw: DrawViews, seen: list[Step]) -> None:
     two_views = TwoViews(ViewConfig(), SIZE)
     for step, samples in enumerate(seen):
         assert sorted(samples) == list(range(step * BATCH, (step + 1) * BATCH))
-        for sample, view in samples.items():
+        for sample, row in samples.items():
             number = int(draw.order.image_of(np.array([sample]))[0])
             image = Image.open(io.BytesIO(encoded(number)))
-            expected, _ = two_views(image.size, partial(load_image, image), seed_of(3, sample))
-            assert np.array_equal(view, expected)
+            expected = two_views(image.size, partial(load_image, image), seed_of(3, sample))
+            assert np.array_equal(row["view1"], expected[0]) and np.array_equal(row["view2"], expected[1])
 
 
-def test_stream_is_the_same_for_any_number_of_workers(draw: DrawViews) -> None:
-    assert_same(steps_seen(draw, 0, 5, 1), steps_seen(draw, 0, 5, 2))
+def test_who_may_not_change_priorities_draws_all_the_same(
+    draw: DrawViews, seen: list[Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor may this process: without the right to it, it could not take back that it has given way."""
+
+    def refuse(process: psutil.Process, value: int | None = None) -> int:
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "nice", refuse)
+    threads = cv2.getNumThreads()
+    drawn = draw(np.arange(2))["view1"]
+    cv2.setNumThreads(threads)
+    assert np.array_equal(drawn, [seen[0][sample]["view1"] for sample in (0, 1)])
 
 
-def test_stream_is_the_same_however_it_is_cut_into_tasks(draw: DrawViews, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = steps_seen(draw, 0, 7, 1)
+def test_stream_resumes_mid_epoch_and_is_the_same_for_any_number_of_workers(draw: DrawViews, seen: list[Step]) -> None:
+    assert_same(steps_seen(draw, 3, 7, 2), seen[3:])
+
+
+def test_stream_is_the_same_however_it_is_cut_into_tasks(
+    draw: DrawViews, seen: list[Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ingest, "SAMPLES_PER_TASK", 24)  # three tasks, of one to three chunks a worker and step
     monkeypatch.setattr(ingest, "MAX_CHUNK", 4)
-    assert_same(steps_seen(draw, 0, 7, 1), whole)
-    assert_same(steps_seen(draw, 0, 7, 2), whole)
-
-
-def test_stream_resumes_mid_epoch(draw: DrawViews) -> None:
-    assert_same(steps_seen(draw, 0, 6, 1)[3:], steps_seen(draw, 3, 6, 2))
+    assert_same(steps_seen(draw, 0, 7, 1), seen)
+    assert_same(steps_seen(draw, 0, 7, 2), seen)
 
 
 def test_eval_images_are_limited_by_a_seeded_draw(images: ray.data.Dataset) -> None:
@@ -162,14 +180,13 @@ TARGETS, HELD_OUT = np.arange(37) % 5, np.arange(37) % 4 == 0
 def test_labelled_views_come_with_their_own_class_for_any_number_of_workers(images: ray.data.Dataset) -> None:
     order, view = SampleOrder(3, 37, BATCH), CropAndFlip((0.5, 1.0), SIZE)
     draw = DrawLabelled(ImageStore.from_dataset(images), order, TARGETS, HELD_OUT, view)
-    views = steps_seen(draw, 0, 5, 1, "view")
-    assert_same(steps_seen(draw, 2, 5, 2, "view"), views[2:])
-    targets, held_out = (steps_seen(draw, 0, 5, 2, column) for column in ("target", "held_out"))
-    for step, samples in enumerate(views):
-        for sample, drawn in samples.items():
-            number = int(drawn[0].mean().round())  # its red tells which image it is of
+    seen = steps_seen(draw, 0, 5, 1)
+    assert_same(steps_seen(draw, 2, 5, 2), seen[2:])
+    for samples in seen:
+        for sample, row in samples.items():
+            number = int(row["view"][0].mean().round())  # its red tells which image it is of
             assert number == order.image_of(np.array([sample]))[0]
-            assert (targets[step][sample], held_out[step][sample]) == (TARGETS[number], HELD_OUT[number])
+            assert (row["target"], row["held_out"]) == (TARGETS[number], HELD_OUT[number])
 
 
 def test_scored_views_are_the_chosen_images_with_their_class(images: ray.data.Dataset) -> None:

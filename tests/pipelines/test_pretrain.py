@@ -1,19 +1,30 @@
-"""Pretraining end to end on a real Ray: the same run in one piece, in two pieces, and on two workers."""
+"""Pretraining end to end on a real Ray: the same run in one piece, in pieces, on two workers, in a bucket."""
 
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 import threading
-from dataclasses import replace
+import time
+from contextlib import ExitStack, redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from mlflow import MlflowClient
+from ray.util.state import list_actors
 
 from lodisc.config import EncoderConfig, ModelConfig
+from lodisc.encoder import Encoder
 from pipelines.causes import WorkersFailedError
 from pipelines.checkpoint import directory_name, find_checkpoint, last_checkpoint, load_encoder, read_state, step_of
 from pipelines.config import (
@@ -23,37 +34,86 @@ from pipelines.config import (
     InTrainingConfig,
     OptimConfig,
     PretrainConfig,
+    TrackingConfig,
     to_dict,
 )
+from pipelines.evaluate import score
+from pipelines.features import embed_decoded
+from pipelines.images import RunImages, load_images
+from pipelines.leave import FILE as LEAVE
+from pipelines.leave import SECONDS_BETWEEN_LOOKS
+from pipelines.new_store import make_database
 from pipelines.pretrain import PretrainResult, pretrain
+from pipelines.run_folder import FINISHED, RunFolder
 from pipelines.stopwatch import PHASES
+from pipelines.tracking import RunHandle
 from pipelines.train_loop import NonFiniteLossError
-from tests.pipelines.bad_images import make_bad_folder
+from pipelines.watch import PROBES
+from tests.cluster.nodes import wait_for
+from tests.environment import environment_outside
+from tests.pipelines.bad_images import ODD, ORDINARY, make_bad_folder
+from tests.pipelines.bucket import served_bucket
 from tests.pipelines.disk import fill_after
-from tests.pipelines.kill import kill_worker_after
+from tests.pipelines.kill import kill_worker_after, standing_still
+from tests.pipelines.mlflow_server import Server
 
 pytestmark = pytest.mark.slow
-STEPS = 9
+STEPS = 15
+CPUS = 2  # of the tests' own Ray
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the runs train on.
+
+    Attributes:
+        folder: of the images.
+        unusable: what must be said of a file that cannot be used, by its name.
+    """
+
+    folder: Path
+    unusable: dict[str, str]
 
 
 @pytest.fixture(scope="module")
-def config(ray_session: None, image_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
-    """Nine steps: 26 images in batches of 8, three epochs. Random pivots, so that their seeding is tested too."""
+def data(image_folder: Any) -> Data:
+    """27 images of three classes, one of which are odd files, and some that cannot be used."""
+    folder = image_folder(classes=2, per_class=8)
+    return Data(folder, make_bad_folder(folder / "odd"))
+
+
+@pytest.fixture(scope="module")
+def config(data: Data, tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
+    """Fifteen steps: 27 images in batches of 8, five epochs."""
     return PretrainConfig(
-        data=DataConfig(images=str(image_folder(classes=2, per_class=13))),
+        data=DataConfig(images=str(data.folder)),
         encoder=EncoderConfig(arch="vit_tiny_patch16_224", image_size=32, patch_size=8, depth=2),
         model=ModelConfig(hidden_dim=64, output_dim=32, local_view="tokens", head_dropout=0.0),
-        optim=OptimConfig(epochs=3, batch_size=8, base_lr=0.01, warmup_epochs=1, clip_norm=1.0, precision="fp32"),
+        optim=OptimConfig(epochs=5, batch_size=8, base_lr=0.01, warmup_epochs=1, clip_norm=1.0, precision="fp32"),
         checkpoint=CheckpointingConfig(every_steps=1, keep=STEPS),
-        evaluation=InTrainingConfig(every_epochs=3),
+        evaluation=InTrainingConfig(every_epochs=5),
         name="whole",
         storage=str(tmp_path_factory.mktemp("runs")),
     )
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """The images of the runs in Ray, and what was printed while they were read."""
+
+    images: RunImages
+    printed: str
+
+
 @pytest.fixture(scope="module")
-def whole(config: PretrainConfig) -> PretrainResult:
-    return pretrain(config)
+def loaded(ray_session: None, config: PretrainConfig) -> Loaded:
+    with redirect_stdout(io.StringIO()) as printed:
+        return Loaded(load_images(config), printed.getvalue())
+
+
+@pytest.fixture(scope="module")
+def whole(loaded: Loaded, config: PretrainConfig) -> PretrainResult:
+    return pretrain(config, images=loaded.images)
 
 
 def losses(result: PretrainResult) -> dict[int, float]:
@@ -64,6 +124,43 @@ def losses(result: PretrainResult) -> dict[int, float]:
 
 def weights_at(result: PretrainResult, step: int) -> dict[str, torch.Tensor]:
     return read_state(find_checkpoint(f"{result.run_dir}/{directory_name(step)}"))["model"]
+
+
+def assert_same_end(result: PretrainResult, whole: PretrainResult) -> None:
+    """Every step had the same loss, and the parameters are bit-identical."""
+    assert losses(result) == losses(whole)
+    one, other = weights_at(whole, STEPS), weights_at(result, STEPS)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def start(config: PretrainConfig, folder: Path, *options: str) -> subprocess.Popen[bytes]:
+    """Start the command in a process of its own, which has a Ray of its own and writes to `run.log`."""
+
+    def prepare() -> None:
+        # As many threads train as the node has CPUs, and bits depend on their number.
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CPUS])
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # A shell has its background jobs ignore it.
+
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(to_dict(config)))
+    with (folder / "run.log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "cluster.cli", "pretrain", "--config", str(recipe), *options],
+            cwd=folder,
+            env=environment_outside(),
+            stdout=log,
+            stderr=log,
+            preexec_fn=prepare,
+        )
+
+
+def test_a_folder_of_odd_files_trains_and_what_was_set_aside_is_named(
+    whole: PretrainResult, loaded: Loaded, data: Data
+) -> None:
+    assert loaded.images.training.count() == 16 + len(ODD) + len(ORDINARY)
+    for name, reason in data.unusable.items():
+        lines = [line for line in loaded.printed.splitlines() if "set aside" in line and name in line]
+        assert lines and reason in lines[0], name
 
 
 def test_a_run_leaves_checkpoints_curves_pictures_and_a_model(whole: PretrainResult, config: PretrainConfig) -> None:
@@ -84,6 +181,38 @@ def test_a_run_leaves_checkpoints_curves_pictures_and_a_model(whole: PretrainRes
     assert {"neighbours.png", "config.yaml"} <= top
 
 
+def test_a_run_leaves_no_process_that_splits_its_views(whole: PretrainResult) -> None:
+    splitting: Any = [("class_name", "=", "SplitCoordinator"), ("state", "=", "ALIVE")]
+    wait_for(lambda: not list_actors(filters=splitting), 20.0)
+
+
+def test_the_first_scores_are_those_of_the_untrained_encoder(whole: PretrainResult, loaded: Loaded) -> None:
+    """They are taken after the first step, and the encoder of then scores otherwise."""
+
+    def scores(encoder: Encoder) -> dict[str, float]:
+        test, other = (
+            embed_decoded(
+                encoder.eval(),
+                loaded.images.decoded["gallery"].iter_batches(batch_size=128),
+                view,
+                torch.device("cpu"),
+                torch.float32,
+            )
+            for view in ("image", "view")
+        )
+        return score(test, None, probes=PROBES, other_view=other.features)
+
+    client = MlflowClient(whole.tracking_uri)
+    untrained, after = (
+        scores(load_encoder(path, untrained=first)[0])
+        for path, first in ((whole.checkpoint, True), (f"{whole.run_dir}/{directory_name(1)}", False))
+    )
+    for name, value in untrained.items():
+        points = {point.step: point.value for point in client.get_metric_history(whole.run_id, f"eval/{name}")}
+        assert sorted(points) == [0, STEPS] and points[0] == pytest.approx(value, rel=1e-4), name
+    assert after["alignment"] != pytest.approx(untrained["alignment"], rel=1e-3)
+
+
 def test_the_checkpoint_gives_back_the_encoder(whole: PretrainResult, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(whole.run_dir).parent)
     encoder, about = load_encoder("whole")
@@ -95,29 +224,98 @@ def test_the_checkpoint_gives_back_the_encoder(whole: PretrainResult, monkeypatc
     assert changed and not any("patch_embed" in name for name in changed), "only the patch embedding is frozen"
 
 
-def test_two_workers_compute_what_one_computes(whole: PretrainResult, config: PretrainConfig) -> None:
-    """After 5 steps in float32, losses agree to 1e-4 and parameters and statistics to 2e-4.
+def test_two_workers_compute_what_one_computes_though_their_machine_is_lost_while_mlflow_is_down(
+    whole: PretrainResult, config: PretrainConfig, tmp_path: Path
+) -> None:
+    """The run lies in a bucket. After 5 steps its workers are killed, and all that their disk held for MLflow is lost.
 
-    Only the order of sums differs, which AdamW amplifies where a gradient is nearly zero; tests/lodisc shows in float64
-    that nothing else does.
+    Up to there, in float32, losses and parameters and statistics agree to 2e-4: only the order of sums differs, which
+    AdamW amplifies where a gradient is nearly zero; tests/lodisc shows in float64 that nothing else does. From there on
+    losses agree to 1e-3, while those of other images differ by tenths.
+
+    It starts a Ray, twice two workers and two MLflow servers: half a minute.
     """
-    two = pretrain(replace(config, name="two-workers", compute=ComputeConfig(workers=2), profile=2))
-    one_curve, two_curve = losses(whole), losses(two)
-    assert max(abs(one_curve[step] - two_curve[step]) for step in range(1, 6)) < 1e-4
-    one, other = weights_at(whole, 5), weights_at(two, 5)
+    run_dir, log = "s3://lab/runs/first", tmp_path / "run.log"
+    make_database(tmp_path / "mlflow.db")
+    with served_bucket("lab"):
+        with ExitStack() as still, Server(tmp_path) as server:
+            two = replace(config, name="first", storage="s3://lab/runs", compute=ComputeConfig(workers=2))
+            run = start(replace(two, tracking=TrackingConfig(uri=server.uri)), tmp_path)
+            still.enter_context(standing_still(run_dir, 2, log.read_text))
+        kill_worker_after(run_dir, 5, log.read_text)
+        folder = RunFolder(run_dir)
+        shutil.rmtree(Path(folder.read_json("tracking.json")["buffer_path"]).parent)
+        with Server(tmp_path, server.port):
+            assert run.wait(300) == 0, log.read_text()
+            result = PretrainResult(**folder.read_json(FINISHED))
+            tracked = MlflowClient(result.tracking_uri).get_run(result.run_id)
+            curve = losses(result)
+        one, other = weights_at(whole, 5), weights_at(result, 5)
+        assert folder.finished_steps() == STEPS
+    assert (tracked.info.status, tracked.data.tags["restarts"]) == ("FINISHED", "1")
+    expected = losses(whole)
+    assert sorted(curve) == sorted(expected)
+    assert max(abs(expected[step] - curve[step]) for step in range(1, 6)) < 2e-4
     for name, value in one.items():
         torch.testing.assert_close(other[name], value, rtol=0, atol=2e-4, msg=name)
-    assert_profile(two, "steps-00000002-00000003")
+    assert max(abs(expected[step] - curve[step]) for step in range(6, STEPS + 1)) < 1e-3
 
 
-def assert_profile(result: PretrainResult, name: str) -> None:
-    client = MlflowClient(result.tracking_uri)
-    kept = {item.path for item in client.list_artifacts(result.run_id, "profile")}
+def test_a_run_that_is_told_to_end_goes_on_to_the_same_end(
+    whole: PretrainResult, config: PretrainConfig, loaded: Loaded, tmp_path: Path
+) -> None:
+    """By SIGTERM, as a scheduler does, and by Ctrl-C; then its register is cut off; and at last its worker is killed.
+
+    That one is replaced, and the run goes on by itself. Its first steps are profiled. Workers start four times, twice
+    with a Ray of their own: 45 s.
+    """
+    told, folder, log = replace(config, name="told"), RunFolder(f"{config.storage}/told"), tmp_path / "run.log"
+    run = start(told, tmp_path, "--profile", "2")
+    with standing_still(folder.path, 4, log.read_text):
+        run.send_signal(signal.SIGTERM)
+        wait_for(lambda: folder.has(LEAVE), why=log.read_text)
+        time.sleep(SECONDS_BETWEEN_LOOKS)  # The worker's next look is its first doing.
+    assert run.wait(60) == 143, log.read_text()
+    stopped = folder.finished_steps()
+    assert 4 <= stopped < STEPS and f"the run was told to end and did, at step {stopped}" in log.read_text()
+    handle = RunHandle(**folder.read_json("tracking.json"))
+    client = MlflowClient(handle.uri)
+    steps = [point.step for point in client.get_metric_history(handle.run_id, "loss")]
+    assert client.get_run(handle.run_id).info.status == "KILLED" and steps == list(range(1, stopped + 1))
+    assert_profile(handle, "steps-00000002-00000003")
+
+    run = start(told, tmp_path, "--resume")
+    with standing_still(folder.path, stopped + 1, log.read_text):
+        run.send_signal(signal.SIGINT)
+        wait_for(lambda: folder.has(LEAVE), why=log.read_text)
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    assert run.wait(60) == 130, log.read_text()
+    assert client.get_run(handle.run_id).info.status == "KILLED"
+    stopped_again = folder.finished_steps()
+    assert stopped < stopped_again < STEPS - 2
+    register = Path(folder.path, "checkpoint_manager_snapshot.json")
+    register.write_text(register.read_text()[:100])
+
+    killer = threading.Thread(target=kill_worker_after, args=(folder.path, stopped_again + 1))
+    killer.start()
+    resumed = pretrain(replace(told, resume=True), images=loaded.images)
+    killer.join()
+    assert resumed.run_id == handle.run_id
+    ended = client.get_run(handle.run_id)
+    assert (ended.info.status, ended.data.tags["restarts"]) == ("FINISHED", "1")
+    assert_same_end(resumed, whole)
+    with pytest.raises(ValueError, match="finished"):
+        pretrain(replace(told, resume=True))
+
+
+def assert_profile(run: RunHandle, name: str) -> None:
+    client = MlflowClient(run.uri)
+    kept = {item.path for item in client.list_artifacts(run.run_id, "profile")}
     assert kept == {f"profile/{name}.json.gz", f"profile/{name}.txt"}
-    with gzip.open(client.download_artifacts(result.run_id, f"profile/{name}.json.gz")) as stream:
+    with gzip.open(client.download_artifacts(run.run_id, f"profile/{name}.json.gz")) as stream:
         events = [event.get("name") for event in json.load(stream)["traceEvents"]]
     assert events.count("forward") == events.count("optimizer") == 2
-    assert "aten::addmm" in Path(client.download_artifacts(result.run_id, f"profile/{name}.txt")).read_text()
+    assert "aten::addmm" in Path(client.download_artifacts(run.run_id, f"profile/{name}.txt")).read_text()
 
 
 def test_the_time_of_a_step_is_accounted_for(whole: PretrainResult, config: PretrainConfig) -> None:
@@ -134,45 +332,14 @@ def test_the_time_of_a_step_is_accounted_for(whole: PretrainResult, config: Pret
     assert all(phases["report"][step] > 0 for step in range(2, STEPS + 1)), "every step saves a checkpoint"
 
 
-def test_resume_equals_uninterrupted(whole: PretrainResult, config: PretrainConfig) -> None:
-    """The worker is killed in the middle of an epoch; the resumed run ends with bit-identical parameters."""
-    broken = replace(config, name="broken", compute=ComputeConfig(restarts=0))
-    killer = threading.Thread(target=kill_worker_after, args=(Path(config.storage) / "broken", 4))
-    killer.start()
-    with pytest.raises(WorkersFailedError):
-        pretrain(broken)
-    killer.join()
-    last = last_checkpoint(f"{config.storage}/broken")
-    assert last is not None and 4 <= step_of(last.path) < STEPS
-    register = Path(f"{config.storage}/broken/checkpoint_manager_snapshot.json")
-    register.write_text(register.read_text()[:100])
-
-    resumed = pretrain(replace(broken, resume=True))
-    assert losses(resumed) == losses(whole)
-    one, other = weights_at(whole, STEPS), weights_at(resumed, STEPS)
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    with pytest.raises(ValueError, match="finished"):
-        pretrain(replace(broken, resume=True))
-
-
-def test_a_killed_worker_is_replaced(whole: PretrainResult, config: PretrainConfig) -> None:
-    """The run goes on by itself from its last checkpoint, to bit-identical parameters."""
-    wounded = replace(config, name="wounded")
-    killer = threading.Thread(target=kill_worker_after, args=(Path(config.storage) / "wounded", 4))
-    killer.start()
-    result = pretrain(wounded)
-    killer.join()
-    assert losses(result) == losses(whole)
-    one, other = weights_at(whole, STEPS), weights_at(result, STEPS)
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    assert MlflowClient(result.tracking_uri).get_run(result.run_id).data.tags["restarts"] == "1"
-
-
 @pytest.mark.privileged
 def test_a_full_disk_ends_the_run_and_loses_no_checkpoint(
-    whole: PretrainResult, config: PretrainConfig, disk: Path
+    whole: PretrainResult, config: PretrainConfig, loaded: Loaded, disk: Path
 ) -> None:
-    """The disk that holds the run is full while the run goes on; freed, the run is resumed to the same end."""
+    """The disk that holds the run is full while the run goes on; freed, the run is resumed to the same end.
+
+    Workers start twice: half a minute.
+    """
     full = replace(
         config,
         name="full",
@@ -183,20 +350,18 @@ def test_a_full_disk_ends_the_run_and_loses_no_checkpoint(
     filler = threading.Thread(target=fill_after, args=(disk, disk / "full", 3))
     filler.start()
     with pytest.raises(WorkersFailedError, match="No space left on device"):
-        pretrain(full)
+        pretrain(full, images=loaded.images)
     filler.join()
     (disk / "ballast").unlink()
-    resumed = pretrain(replace(full, resume=True))
-    assert losses(resumed) == losses(whole)
-    one, other = weights_at(whole, STEPS), weights_at(resumed, STEPS)
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    resumed = pretrain(replace(full, resume=True), images=loaded.images)
+    assert_same_end(resumed, whole)
 
 
-def test_divergence_stops_with_the_step_and_keeps_the_last_checkpoint(config: PretrainConfig) -> None:
+def test_divergence_stops_with_the_step_and_keeps_the_last_checkpoint(config: PretrainConfig, loaded: Loaded) -> None:
     optim = replace(config.optim, base_lr=1e30, warmup_epochs=0, clip_norm=None)
     diverging = replace(config, name="diverging", optim=optim, checkpoint=CheckpointingConfig(every_steps=1))
     with pytest.raises(NonFiniteLossError, match=r"step \d+: loss"):
-        pretrain(diverging)
+        pretrain(diverging, images=loaded.images)
     last = last_checkpoint(f"{config.storage}/diverging")
     assert last is not None
     uri = f"sqlite:///{config.storage}/mlflow.db"
@@ -207,27 +372,19 @@ def test_divergence_stops_with_the_step_and_keeps_the_last_checkpoint(config: Pr
     assert [run.info.status for run in runs] == ["FAILED"]
 
 
-def test_a_folder_of_odd_files_trains_and_names_what_it_set_aside(
-    config: PretrainConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_bad_requests_are_refused_before_any_training(
+    config: PretrainConfig, whole: PretrainResult, loaded: Loaded
 ) -> None:
-    unusable = make_bad_folder(tmp_path / "odd")
-    optim = replace(config.optim, epochs=1, batch_size=4, warmup_epochs=0)
-    pretrain(replace(config, name="odd", data=DataConfig(images=str(tmp_path / "odd")), optim=optim))
-    printed = capfd.readouterr().out
-    for name, reason in unusable.items():
-        lines = [line for line in printed.splitlines() if "set aside" in line and name in line]
-        assert lines and reason in lines[0], name
-
-
-def test_bad_requests_are_refused_before_any_training(config: PretrainConfig, whole: PretrainResult) -> None:
     with pytest.raises(ValueError, match="name: a run 'whole' exists"):
         pretrain(config)
-    with pytest.raises(ValueError, match=r"optim.batch_size \(64\) exceeds the 26"):
+    with pytest.raises(ValueError, match=r"optim.batch_size \(64\) exceeds the 27"):
         pretrain(replace(config, name="large", optim=replace(config.optim, batch_size=64)))
     with pytest.raises(ValueError, match="compute"):
         pretrain(replace(config, name="wide", compute=ComputeConfig(workers=8, cpus_per_worker=1)))
-    with pytest.raises(ValueError, match="profile: 9 steps and 1 before them to warm up are more than the 9"):
-        pretrain(replace(config, name="traced", profile=STEPS))
+    with pytest.raises(
+        ValueError, match=f"profile: {STEPS} steps and 1 before them to warm up are more than the {STEPS}"
+    ):
+        pretrain(replace(config, name="traced", profile=STEPS), images=loaded.images)
     assert not (Path(config.storage) / "large").exists()
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,20 +19,25 @@ import ray
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from ray.tune import Experiment
 from safetensors.torch import save_file
 
+from cluster.cli import main
 from lodisc.config import EncoderConfig
 from lodisc.encoder import Encoder
-from pipelines.config import DataConfig, load_recipe, to_dict
+from pipelines.config import DataConfig, TrackingConfig, load_recipe, to_dict
 from pipelines.pretrain import pretrain
+from pipelines.run_folder import FINISHED, RunFolder
+from pipelines.tracking import create_run, log_files
 from tests.environment import REPOSITORY, environment_outside
 from tuning.config import SweepConfig
-from tuning.report import SweepReport
-from tuning.sweep import tune
-from tuning.trial import COMPLETED, DIVERGED, STOPPED
+from tuning.report import BASE, SWEEP_TAG, SweepReport
+from tuning.sweep import conclude, sampler, tune
+from tuning.trial import COMPLETED, DIVERGED, FAILED, STOPPED, Outcome, write_outcome
+from tuning.watch import close_run
 
 pytestmark = pytest.mark.slow
-EPOCHS, STEPS_PER_EPOCH = 2, 3
+EPOCHS, STEPS_PER_EPOCH = 2, 2
 TINY = {
     "encoder.arch": "vit_tiny_patch16_224",
     "encoder.image_size": 32,
@@ -47,15 +55,20 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def config(image_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> SweepConfig:
-    """A grid of two trials, of which the first one diverges at once."""
-    images = str(image_folder(classes=2, per_class=13))
+    """A grid of three trials: one that goes to its end, beside one that diverges at once, and then one that is worse.
+
+    Its far greater rate makes it so, and when it comes to its first score the better one has long had its own.
+    """
+    images = str(image_folder(classes=2, per_class=9))
     return SweepConfig(
         recipe="grocery",
         data=DataConfig(images=images, eval_images=images),
         overrides=TINY,
-        space={"optim.base_lr": {"grid": [1e30, 1e-3]}},
+        space={"optim.base_lr": {"grid": [1e-3, 1e30, 1.0]}},
         sampler="grid",
-        scheduler="none",
+        scheduler="asha",
+        reduction_factor=2,
+        objective="rankme",
         name="first",
         storage=str(tmp_path_factory.mktemp("runs")),
     )
@@ -63,6 +76,7 @@ def config(image_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Sweep
 
 @pytest.fixture(scope="module")
 def first(ray_session: None, config: SweepConfig) -> SweepReport:
+    """It takes some 25 s: the workers of three trials start."""
     return tune(config)
 
 
@@ -84,17 +98,24 @@ def losses(config: SweepConfig, run_id: str) -> dict[int, float]:
     return {point.step: point.value for point in history}
 
 
-def test_a_failing_trial_is_marked_and_explained_and_the_sweep_goes_on(first: SweepReport, config: SweepConfig) -> None:
-    assert [trial.outcome for trial in first.trials] == [DIVERGED, COMPLETED]
-    assert "Lower optim.base_lr" in first.trials[0].reason
+def test_a_failing_trial_is_marked_and_explained_and_one_that_falls_behind_is_stopped(
+    first: SweepReport, config: SweepConfig
+) -> None:
+    better, failed, worse = first.trials
+    assert (better.outcome, better.epoch) == (COMPLETED, EPOCHS) and better == first.best
+    assert failed.outcome == DIVERGED and "Lower optim.base_lr" in failed.reason
+    assert (worse.outcome, worse.epoch) == (STOPPED, 1) and better.scores[1] > worse.scores[1]
     parent, trials = runs_of(config)
-    assert [trials[name].info.status for name in sorted(trials)] == ["FAILED", "FINISHED"]
+    assert [trials[name].info.status for name in sorted(trials)] == ["FINISHED", "FAILED", "KILLED"]
     assert parent.info.status == "FINISHED"
+    ended_first, failed_first = (trials[trial.name].info for trial in (better, failed))
+    assert failed_first.start_time < ended_first.end_time, "two ran side by side"
+    wait_for(lambda: ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"])
 
 
 def test_mlflow_keeps_trials_with_all_they_have_below_their_sweep(first: SweepReport, config: SweepConfig) -> None:
     client, (parent, trials) = store(config), runs_of(config)
-    trial = first.trials[1]
+    trial = first.trials[0]
     run = trials[trial.name]
     assert run.data.params["optim.base_lr"] == str(trial.params["optim.base_lr"])
     assert run.data.params["model.temperature"] == "0.2"
@@ -115,101 +136,141 @@ def test_the_best_config_pretrains_as_its_trial_did(first: SweepReport, config: 
     assert found == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_second_sweep_in_the_same_store_keeps_to_itself_and_stops_what_falls_behind(
-    first: SweepReport, config: SweepConfig
-) -> None:
-    """At its far greater rate the second trial is the worse one: halving lets only the first go on."""
-    before = runs_of(config)[1].keys()
-    second = replace(config, name="second", objective="rankme", scheduler="asha", reduction_factor=2, concurrent=1)
-    # Drawn with this seed, the first rate is the lower one.
-    space = {"optim.base_lr": {"choice": [1e-3, 1.0]}}
-    found = tune(replace(second, sampler="random", trials=2, seed=1, space=space))
-    assert len(found.trials) == 2 and all(trial.name.startswith("second-") for trial in found.trials)
-    assert runs_of(config)[1].keys() == before
-    better, worse = found.trials
-    assert better.scores[1] > worse.scores[1]
-    assert (better.outcome, better.epoch, worse.outcome) == (COMPLETED, EPOCHS, STOPPED)
-    wait_for(lambda: ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"])
-
-
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert process is None or process.poll() is None, f"the sweep ended:\n{process.communicate()}"
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.1)
 
 
-def started(config: SweepConfig, *options: str) -> subprocess.Popen[str]:
-    """Start the command in a process of its own, with a Ray of its own."""
-    path = Path(config.storage) / f"{config.name}.yaml"
-    path.write_text(yaml.safe_dump(to_dict(replace(config, resume=False))))
-    command = [sys.executable, "-m", "cluster.cli", "tune", "--config", str(path), *options]
-    return subprocess.Popen(
-        command,
+@contextmanager
+def interrupted(condition: Callable[[], bool]) -> Iterator[None]:
+    """Inside the block, press Ctrl-C in this process once the condition is met."""
+    left = threading.Event()
+
+    def press() -> None:
+        while not left.wait(0.1):
+            if condition():
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    pressing = threading.Thread(target=press)
+    pressing.start()
+    try:
+        yield
+    finally:
+        left.set()
+        pressing.join()
+
+
+def test_a_sweep_that_is_killed_fails_and_is_interrupted_goes_on_without_repeating_what_has_ended(
+    first: SweepReport, config: SweepConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the sampler that is the default, whose state is kept; by the median rule, under which no trial may pause.
+
+    It takes some 40 s: the sweep is begun four times, and workers start in each.
+    """
+    weights = tmp_path / "weights.safetensors"
+    encoder = Encoder(EncoderConfig(arch="vit_tiny_patch16_224", image_size=32, depth=2))
+    save_file(encoder.vit.state_dict(), weights)
+    others = runs_of(config)[1].keys()
+    config = replace(
+        config,
+        name="second",
+        overrides=TINY | {"encoder.weights": str(weights)},
+        space={"model.temperature": {"log": [0.1, 0.4]}},
+        objective=None,
+        sampler="optuna",
+        scheduler="median",
+        trials=2,
+        concurrent=1,
+    )
+    folder = Path(config.storage) / config.name
+    outcomes = lambda: sorted(folder.glob("second-*/outcome.json"))  # noqa: E731
+    steps = lambda: sorted(folder.glob("second-002-*/step-*"))  # noqa: E731
+    file = tmp_path / "second.yaml"
+    file.write_text(yaml.safe_dump(to_dict(config)))
+    command = ["tune", "--config", str(file)]
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cluster.cli", *command],
         cwd=REPOSITORY,
         env=environment_outside(),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # A shell has its background jobs ignore it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-
-
-def test_a_killed_sweep_and_an_interrupted_one_continue_without_repeating_what_has_ended(
-    config: SweepConfig, tmp_path: Path, ray_session: None
-) -> None:
-    """By the sampler that is the default, whose state is kept; by the median rule, under which no trial may pause."""
-    space = {"model.temperature": {"log": [0.1, 0.4]}}
-    config = replace(config, name="killed", space=space, sampler="optuna", trials=2, concurrent=1)
-    config = replace(config, scheduler="median", storage=str(tmp_path))
-    outcomes = lambda: sorted(tmp_path.glob("killed/killed-*/outcome.json"))  # noqa: E731
-    begun = lambda: {path.parent for path in tmp_path.glob("killed/killed-*/step-*")}  # noqa: E731
-
-    with started(config) as process:
+    with process:
         wait_for(lambda: bool(outcomes()), process)
-        with pytest.raises(ValueError, match="another process works on 'killed'"):
+        with pytest.raises(ValueError, match="another process works on 'second'"):
             tune(replace(config, resume=True))
         process.send_signal(signal.SIGKILL)
-    said = {path: path.read_text() for path in outcomes()}
+    assert not steps()
+    (ended,) = outcomes()
+    said = ended.read_text()
 
-    with started(config, "--resume") as process:
-        wait_for(lambda: any(not (trial / "outcome.json").exists() for trial in begun()), process)
-        process.send_signal(signal.SIGINT)
-        output, error = process.communicate(timeout=60)
-    assert process.returncode == 130, error
-    assert "continue with the same command and --name killed --resume" in output
+    weights.write_text("cut off")
+    assert main([*command, "--resume"]) == 0, "a trial has a score"
+    assert "trials that failed: 1; the same command with --name second --resume tries" in capsys.readouterr().out
+    (failed,) = [path for path in outcomes() if path != ended]
+    assert "cannot be read as a state dict" in failed.read_text() and f'"{FAILED}"' in failed.read_text()
+
+    save_file(encoder.vit.state_dict(), weights)
+    with interrupted(lambda: bool(steps())):
+        assert main([*command, "--resume"]) == 130
+    assert "continue with the same command and --name second --resume" in capsys.readouterr().out
     parent, trials = runs_of(config)
-    assert {run.info.status for run in (parent, *trials.values())} <= {"KILLED", "FINISHED"}
+    assert parent.info.status == "KILLED"
+    assert sorted(run.info.status for run in trials.values()) == ["FINISHED", "KILLED"]
 
     found = tune(replace(config, resume=True))
     assert [trial.outcome for trial in found.trials] == [COMPLETED] * 2
-    assert {path: path.read_text() for path in said} == said, "a trial that had ended was run again"
+    assert ended.read_text() == said, "a trial that had ended was run again"
     for trial in found.trials:
         assert sorted(losses(config, trial.run_id)) == list(range(1, EPOCHS * STEPS_PER_EPOCH + 1))
+    assert runs_of(config)[0].info.status == "FINISHED"
+    assert len(others) == len(first.trials) and not others & runs_of(config)[1].keys(), "sweeps keep to themselves"
     with pytest.raises(ValueError, match="is finished"):
         tune(replace(config, resume=True))
 
 
-def test_a_trial_that_failed_is_tried_again_on_resume(config: SweepConfig, tmp_path: Path, ray_session: None) -> None:
-    weights = tmp_path / "weights.safetensors"
-    weights.write_text("not yet")
-    broken = replace(config, name="broken", space={"encoder.weights": {"grid": [str(weights)]}})
-    with pytest.raises(ValueError, match=r"no trial of broken came to a score: .*cannot be read as a state dict"):
-        tune(broken)
-    encoder = Encoder(EncoderConfig(arch="vit_tiny_patch16_224", image_size=32, depth=2))
-    save_file(encoder.vit.state_dict(), weights)
-    found = tune(replace(broken, resume=True))
-    assert [trial.outcome for trial in found.trials] == [COMPLETED]
-    assert runs_of(broken)[0].info.status == "FINISHED"
+def test_a_sweep_of_which_no_trial_came_to_a_score_says_why_and_can_go_on(
+    config: SweepConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, storage = RunFolder(f"{tmp_path}/mine"), str(tmp_path)
+    sweep = create_run(TrackingConfig(), storage, "mine", to_dict(config), {SWEEP_TAG: "rankme"})
+    log_files(sweep, {BASE: yaml.safe_dump(to_dict(config.base())).encode()})
+    trial = RunFolder(f"{folder.path}/mine-000-abcd")
+    handle = create_run(TrackingConfig(), storage, trial.name, to_dict(config.base()), {}, sweep.run_id)
+    trial.write_json("tracking.json", handle.__dict__)
+    write_outcome(trial, Outcome(FAILED, reason="disk full"))
+    assert close_run(trial)
+    with pytest.raises(ValueError, match=r"no trial of mine came to a score: disk full"):
+        conclude(folder, sweep)
+    assert "trials that failed: 1; the same command with --name mine --resume tries" in capsys.readouterr().out
+    assert not folder.has(FINISHED)
+
+
+def test_values_at_random_are_those_of_the_seed(ray_session: None, config: SweepConfig) -> None:
+    space = {"optim.base_lr": {"log": [1e-3, 1.0]}}
+
+    def drawn(seed: int) -> list[float]:
+        sweep = replace(config, sampler="random", space=space, trials=3, seed=seed)
+        tuned = {name: domain.for_tune() for name, domain in sweep.domains().items()}
+        chosen = sampler(sweep, sweep.goal(), concurrent=8)
+        chosen.add_configurations(Experiment("drawn", print, config=tuned, num_samples=sweep.trial_count()))
+        return [trial.config["optim.base_lr"] for trial in iter(chosen.next_trial, None)]
+
+    assert len(set(drawn(1))) == 3 and drawn(1) == drawn(1) != drawn(2)
 
 
 def test_images_without_labels_are_refused_before_any_trial(
     ray_session: None, config: SweepConfig, image_folder: Any
 ) -> None:
     flat = image_folder(classes=1, per_class=8) / "class-0"
-    held_out = replace(config, name="unlabelled", data=DataConfig(images=config.data.images, eval_images=str(flat)))
+    data = DataConfig(images=config.data.images, eval_images=str(flat))
+    held_out = replace(config, name="unlabelled", objective=None, data=data)
     with pytest.raises(ValueError, match=r"objective: retrieval/rank1 needs a fine label .*, and .*000\.jpg"):
         tune(held_out)
     assert not (Path(config.storage) / "unlabelled").exists()
