@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 import ray
+import ray.data
 import ray.train
+from ray.util.state import list_actors
 
 from pipelines.causes import WorkersFailedError
 from pipelines.config import ComputeConfig
-from pipelines.fit import Failures, Plans, has_room
+from pipelines.fit import Failures, Plans, _split, has_room
 from pipelines.leave import CalledAwayError
 from pipelines.resources import Placement
+from tests.cluster.nodes import wait_for
 
 
 def failure(**workers: Exception) -> ray.train.WorkerGroupError:
@@ -117,3 +121,19 @@ def test_a_run_that_waits_for_room_can_be_told_to_end(
         Plans(ComputeConfig(), batch_size=8).choose(told)
     ray.util.remove_placement_group(group)
     assert "waiting for room on the cluster: 1 workers of 1 CPU" in capsys.readouterr().err
+
+
+def test_a_stream_whose_workers_are_gone_draws_no_more(ray_session: None) -> None:
+    """It would hold the CPUs for which the stream of the next workers waits."""
+
+    def draw(row: dict[str, int]) -> dict[str, int]:
+        time.sleep(0.2)
+        return row
+
+    datasets = {"views": lambda: ray.data.range(10_000, override_num_blocks=500).map(draw)}
+    with pytest.raises(RuntimeError, match="gone"), _split(datasets, 1) as shards:
+        assert len(next(iter(shards[0]["views"].iter_batches(batch_size=1)))["id"]) == 1
+        raise RuntimeError("the workers are gone")
+    drawing = [("class_name", "=", "SplitCoordinator"), ("state", "=", "ALIVE")]
+    wait_for(lambda: not list_actors(filters=drawing), seconds=30)
+    assert shards, "it ended although it is still known here, as to workers that fail"
