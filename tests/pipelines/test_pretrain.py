@@ -58,7 +58,7 @@ from tests.pipelines.kill import kill_worker_after, standing_still
 from tests.pipelines.mlflow_server import Server
 
 pytestmark = pytest.mark.slow
-STEPS = 15
+STEPS = 12
 CPUS = 2  # of the tests' own Ray
 
 
@@ -84,14 +84,14 @@ def data(image_folder: Any) -> Data:
 
 @pytest.fixture(scope="module")
 def config(data: Data, tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
-    """Fifteen steps: 27 images in batches of 8, five epochs."""
+    """Twelve steps: 27 images in batches of 8, four epochs."""
     return PretrainConfig(
         data=DataConfig(images=str(data.folder)),
         encoder=EncoderConfig(arch="vit_tiny_patch16_224", image_size=32, patch_size=8, depth=2),
         model=ModelConfig(hidden_dim=64, output_dim=32, local_view="tokens", head_dropout=0.0),
-        optim=OptimConfig(epochs=5, batch_size=8, base_lr=0.01, warmup_epochs=1, clip_norm=1.0, precision="fp32"),
+        optim=OptimConfig(epochs=4, batch_size=8, base_lr=0.01, warmup_epochs=1, clip_norm=1.0, precision="fp32"),
         checkpoint=CheckpointingConfig(every_steps=1, keep=STEPS),
-        evaluation=InTrainingConfig(every_epochs=5),
+        evaluation=InTrainingConfig(every_epochs=4),
         name="whole",
         storage=str(tmp_path_factory.mktemp("runs")),
     )
@@ -231,7 +231,7 @@ def test_two_workers_compute_what_one_computes_though_their_machine_is_lost_whil
 
     Up to there, in float32, losses and parameters and statistics agree to 2e-4: only the order of sums differs, which
     AdamW amplifies where a gradient is nearly zero; tests/lodisc shows in float64 that nothing else does. From there on
-    losses agree to 1e-3, while those of other images differ by tenths.
+    losses agree to 5e-3, while those of other images differ by tenths.
 
     It starts a Ray, twice two workers and two MLflow servers: half a minute.
     """
@@ -258,7 +258,7 @@ def test_two_workers_compute_what_one_computes_though_their_machine_is_lost_whil
     assert max(abs(expected[step] - curve[step]) for step in range(1, 6)) < 2e-4
     for name, value in one.items():
         torch.testing.assert_close(other[name], value, rtol=0, atol=2e-4, msg=name)
-    assert max(abs(expected[step] - curve[step]) for step in range(6, STEPS + 1)) < 1e-3
+    assert max(abs(expected[step] - curve[step]) for step in range(6, STEPS + 1)) < 5e-3
 
 
 def test_a_run_that_is_told_to_end_goes_on_to_the_same_end(
@@ -271,13 +271,13 @@ def test_a_run_that_is_told_to_end_goes_on_to_the_same_end(
     """
     told, folder, log = replace(config, name="told"), RunFolder(f"{config.storage}/told"), tmp_path / "run.log"
     run = start(told, tmp_path, "--profile", "2")
-    with standing_still(folder.path, 4, log.read_text):
+    with standing_still(folder.path, 3, log.read_text):
         run.send_signal(signal.SIGTERM)
         wait_for(lambda: folder.has(LEAVE), why=log.read_text)
         time.sleep(SECONDS_BETWEEN_LOOKS)  # The worker's next look is its first doing.
     assert run.wait(60) == 143, log.read_text()
     stopped = folder.finished_steps()
-    assert 4 <= stopped < STEPS and f"the run was told to end and did, at step {stopped}" in log.read_text()
+    assert 3 <= stopped < STEPS and f"the run was told to end and did, at step {stopped}" in log.read_text()
     handle = RunHandle(**folder.read_json("tracking.json"))
     client = MlflowClient(handle.uri)
     steps = [point.step for point in client.get_metric_history(handle.run_id, "loss")]
