@@ -62,13 +62,13 @@ def config(folder: Path) -> Path:
 
 
 def test_a_run_brings_the_nodes_that_it_needs(tmp_path: Path, image_folder: Any) -> None:
-    """It takes some 25 s: a cluster of its own starts, and a node after the other joins it."""
+    """It takes some 40 s: a cluster of its own starts, and a node after the other joins it."""
     with Nodes(tmp_path) as cluster:
         cluster.start("head", cpus=0, autoscaling=config(tmp_path), **ENVIRONMENT)
         lab = Lab(cluster, image_folder(classes=2, per_class=13))
-        refused = cluster.run("pretrain", *lab.recipe("unsized", epochs=1), "--address", cluster.address)
+        refused = cluster.run("pretrain", *lab.recipe("unsized", epochs=2), "--address", cluster.address)
         assert "set compute.gpus and compute.cpus_per_worker" in refused.communicate(timeout=SECONDS)[0]
-        recipe = lab.recipe("sized", epochs=1, gpus=False, cpus_per_worker=1)
+        recipe = lab.recipe("sized", epochs=2, gpus=False, cpus_per_worker=1)
         printed = ended(cluster.run("pretrain", *recipe, "--address", cluster.address))
         assert "Adding 1 node(s) of type train" in printed and "Adding 1 node(s) of type ingest" in printed
-        assert lab.steps("sized") == 3
+        assert lab.steps("sized") == 6
