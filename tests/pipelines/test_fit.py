@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import ray
@@ -134,6 +135,6 @@ def test_a_stream_whose_workers_are_gone_draws_no_more(ray_session: None) -> Non
     with pytest.raises(RuntimeError, match="gone"), _split(datasets, 1) as shards:
         assert len(next(iter(shards[0]["views"].iter_batches(batch_size=1)))["id"]) == 1
         raise RuntimeError("the workers are gone")
-    drawing = [("class_name", "=", "SplitCoordinator"), ("state", "=", "ALIVE")]
+    drawing: list[Any] = [("class_name", "=", "SplitCoordinator"), ("state", "=", "ALIVE")]
     wait_for(lambda: not list_actors(filters=drawing), seconds=30)
     assert shards, "it ended although it is still known here, as to workers that fail"
