@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pipelines.files import require_writable
 
@@ -52,8 +52,6 @@ class PrepareConfig:
 
 
 PROBES = ("knn", "retrieval", "linear", "geometry")
-
-
 NEED_GALLERY = ("knn", "linear")
 
 
@@ -213,6 +211,7 @@ FORMS: dict[str, Form] = {
     "hf": Form("transformers_vit"),
     "mlflow": Form("mlflow_model"),
 }
+assert set(FORMS) == set(get_args(Target))
 
 
 @dataclass(frozen=True, kw_only=True)
