@@ -19,7 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.report import markdown_table, write_results
 from benchmarks.timing import interleave, spread
-from pipelines.precision import resolve_precision
+from lodisc.precision import resolve_precision
 
 # Views, heads, tokens, width of a head.
 SHAPES = {

@@ -25,7 +25,7 @@ from benchmarks.timing import interleave, spread
 from lodisc.attention import fuse_attention
 from lodisc.config import EncoderConfig, LocalView, ModelConfig
 from lodisc.model import LoDisc
-from pipelines.precision import autocast, fused_trains_faster, resolve_precision
+from lodisc.precision import autocast, fused_trains_faster, resolve_precision
 from pipelines.throughput import peak_flops
 
 REFERENCE = "reference fp32"

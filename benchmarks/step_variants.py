@@ -27,7 +27,7 @@ from benchmarks.step import step
 from benchmarks.timing import spread
 from lodisc.config import EncoderConfig, ModelConfig
 from lodisc.model import LoDisc
-from pipelines.precision import resolve_precision
+from lodisc.precision import resolve_precision
 
 AS_IT_IS = "as it is"
 STEPS = 4

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 LocalView = Literal["tokens", "pixels"]
 Pivots = Literal["fused", "last", "rollout", "random"]
+Precision = Literal["auto", "bf16", "fp32"]
 
 
 @dataclass(frozen=True, kw_only=True)

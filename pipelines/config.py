@@ -10,14 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from lodisc.config import EncoderConfig, ModelConfig, ViewConfig
-
-Precision = Literal["auto", "bf16", "fp32"]
+from lodisc.config import EncoderConfig, ModelConfig, Precision, ViewConfig
 
 
 def _require(condition: bool, message: str) -> None:

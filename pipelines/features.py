@@ -16,9 +16,9 @@ import torch
 
 from lodisc.encoder import Encoder
 from lodisc.normalise import normalise
+from lodisc.precision import autocast, resolve_precision
 from lodisc.views import eval_view
 from pipelines.decode import decode_image
-from pipelines.precision import autocast, resolve_precision
 from pipelines.resources import Nodes, node_resources
 from pipelines.sources import ROW
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipelines.config import ComputeConfig, Precision, TrackingConfig
+from lodisc.config import Precision
+from pipelines.config import ComputeConfig, TrackingConfig
 
 # The protocol's learning rate for a batch of 256, 0.5, and two on either side.
 LINEAR_RATES = (0.05, 0.15, 0.5, 1.5, 5.0)

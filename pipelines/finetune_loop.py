@@ -19,13 +19,13 @@ from lodisc.attention import fuse_attention
 from lodisc.classifier import Classifier, head_losses, hits
 from lodisc.distributed import average, rank, world_size
 from lodisc.normalise import normalise
+from lodisc.precision import autocast, fused_trains_faster, resolve_precision
 from lodisc.schedules import learning_rate_at
 from pipelines.checkpoint import load_encoder, read_state
 from pipelines.config import to_dict
 from pipelines.finetune_config import FULL_WARMUP, FinetuneConfig
 from pipelines.journal import Entry
 from pipelines.leave import Summons
-from pipelines.precision import autocast, fused_trains_faster, resolve_precision
 from pipelines.progress import Progress, Style
 from pipelines.resources import use_worker_cpus
 from pipelines.run_folder import RunFolder

@@ -23,8 +23,8 @@ from benchmarks.results.contenders import MAIN, STEP_OF, VARIANTS, Contender
 from benchmarks.step import step
 from benchmarks.timing import interleave, spread
 from lodisc.model import LoDisc
+from lodisc.precision import resolve_precision
 from pipelines.config import load_recipe
-from pipelines.precision import resolve_precision
 
 CPU = torch.device("cpu")
 RECIPES = ("demo", "grocery")

@@ -16,10 +16,10 @@ import torch
 from lodisc.config import EncoderConfig
 from lodisc.encoder import Encoder
 from lodisc.normalise import normalise
+from lodisc.precision import autocast, resolve_precision
 from lodisc.views import eval_view
 from pipelines.decode import decode_image
 from pipelines.features import Features, all_or_none, embed_decoded, extract, plan_actors
-from pipelines.precision import autocast, resolve_precision
 
 SCHEMA = pa.schema([("bytes", pa.binary()), ("path", pa.string()), ("label", pa.string()), ("coarse", pa.string())])
 

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from pipelines.config import Precision
+from lodisc.config import Precision
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:

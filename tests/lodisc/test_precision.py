@@ -7,8 +7,8 @@ from typing import get_args
 
 import torch
 
-from pipelines.config import Precision
-from pipelines.precision import autocast, fused_trains_faster, resolve_precision
+from lodisc.config import Precision
+from lodisc.precision import autocast, fused_trains_faster, resolve_precision
 
 CPU = torch.device("cpu")
 
