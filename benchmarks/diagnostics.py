@@ -20,10 +20,10 @@ from matplotlib.figure import Figure
 from benchmarks.report import markdown_table, put, write_results
 from cluster.connect import connect
 from pipelines.charts import running_mean, thinned
-from pipelines.config import load_recipe
 from pipelines.demo_images import generate_demo_images
 from pipelines.pretrain import pretrain
-from pipelines.run_folder import FINISHED
+from pipelines.run.config import load_recipe
+from pipelines.run.folder import FINISHED
 from pipelines.run_record import read_record
 from pipelines.train_loop import NonFiniteLossError
 

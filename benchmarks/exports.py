@@ -31,9 +31,9 @@ from PIL import Image
 from benchmarks.report import markdown_table, write_results
 from lodisc.normalise import normalise
 from lodisc.views import eval_view
-from pipelines.checkpoint import load_encoder
 from pipelines.export import export
 from pipelines.options import FORMS, ExportConfig, Target
+from pipelines.run.checkpoint import load_encoder
 from pipelines.sources import find_source, list_images
 
 # In each script: `form` is the exported path, `views` (N, 3, H, W) normalised, `photographs` N images of PIL. It leaves

@@ -30,11 +30,11 @@ from benchmarks.traffic import Traffic
 from cluster.connect import connect
 from lodisc.batch_norm import GlobalBatchNorm1d
 from lodisc.model import LoDisc
-from pipelines.config import ComputeConfig, PretrainConfig
 from pipelines.ingest import SampleOrder, sample_stream
 from pipelines.options import PrepareConfig
 from pipelines.prepare import prepare
 from pipelines.pretrain import pretrain
+from pipelines.run.config import ComputeConfig, PretrainConfig
 from pipelines.stopwatch import PHASES
 
 WORKLOAD = "ViT-S/16, 224 px"

@@ -16,11 +16,11 @@ from typing import Any
 
 from benchmarks.report import markdown_table, write_results
 from cluster.connect import connect
-from pipelines.config import DataConfig, TrackingConfig, load_recipe
 from pipelines.evaluate import evaluate
 from pipelines.options import EvaluateConfig
 from pipelines.pretrain import pretrain
-from pipelines.run_folder import FINISHED
+from pipelines.run.config import DataConfig, TrackingConfig, load_recipe
+from pipelines.run.folder import FINISHED
 from pipelines.tracking import find_run
 from tuning.config import SweepConfig
 from tuning.report import SWEEP_TAG, SweepReport, importance, read_sweep

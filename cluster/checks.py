@@ -11,9 +11,9 @@ from ray.util.state import list_nodes
 
 from cluster.probe import Answers, versions
 from lodisc.model import LoDisc
-from pipelines.config import PretrainConfig
 from pipelines.fit import Plans
-from pipelines.resources import training_nodes
+from pipelines.run.config import PretrainConfig
+from pipelines.run.nodes import training_nodes
 from pipelines.sources import size_of
 from pipelines.tracking import SQLITE, without_password
 

@@ -53,7 +53,7 @@ COMMANDS = {
         imports="lodisc.views",
     ),
     "pretrain": Command(
-        "pipelines.config:PretrainConfig",
+        "pipelines.run.config:PretrainConfig",
         "pipelines.pretrain:pretrain",
         "pretrain an encoder on images without labels",
         recipes="pipelines",
@@ -176,7 +176,7 @@ class ConfigFile(ActionConfigFile):
         self.package = package
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        from pipelines.config import recipe_path
+        from pipelines.run.config import recipe_path
 
         super().__call__(parser, cfg, recipe_path(values, self.package), option_string)
 
@@ -209,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def what_to_put_right(error: Exception) -> str | None:
     """Return in one line what a user can put right, None where the fault is ours."""
-    from pipelines.causes import WorkersFailedError, explain, innermost
+    from pipelines.run.causes import WorkersFailedError, explain, innermost
 
     cause = innermost(error)
     if isinstance(cause, OSError) and cause.errno in CURES:

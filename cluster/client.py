@@ -18,7 +18,7 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from cluster.connect import ENVIRONMENT, knock
 from cluster.parcel import pack
-from pipelines.resources import HEAD
+from pipelines.run.nodes import HEAD
 
 
 def run_there(arguments: Sequence[str], address: str, place: str | None) -> int:

@@ -28,7 +28,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # Train would show each printed line twice.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # What fails is told by the command's own last line (`pipelines/causes.py`).
+    # What fails is told by the command's own last line (`pipelines/run/causes.py`).
     "RAY_DATA_LOG_LEVEL": "CRITICAL",
     # A task for which the memory does not suffice is tried again so often; by itself Ray would go on for ever.
     "RAY_task_oom_retries": "4",

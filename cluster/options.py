@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipelines.config import DataConfig, PretrainConfig
+from pipelines.run.config import DataConfig, PretrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

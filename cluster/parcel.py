@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from pipelines.config import recipe_names
+from pipelines.run.config import recipe_names
 
 PACKAGES = ("lodisc", "pipelines", "tuning", "cluster")
 # The definitions of clusters are for this machine, and secrets may lie beside them.

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import torch
 
-from pipelines.run_folder import RunFolder
+from pipelines.run.folder import RunFolder
 from pipelines.sources import find_source
 from pipelines.tracking import is_missing, open_client
 

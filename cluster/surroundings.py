@@ -15,7 +15,7 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
-from pipelines.files import nearest_folder, try_writing
+from pipelines.run.files import nearest_folder, try_writing
 
 # Linux takes 107 bytes for the path of a socket. Ray's longest is /session_2026-11-28_12-19-33_839342_4194304/sockets/
 # dash_MetricsHead below the folder.

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from pipelines.config import PretrainConfig, load_recipe
 from pipelines.demo_images import generate_demo_images
 from pipelines.evaluate import evaluate
 from pipelines.options import DemoConfig, EvaluateConfig
 from pipelines.pretrain import PretrainResult, pretrain
+from pipelines.run.config import PretrainConfig, load_recipe
 
 COLUMNS = {
     "knn/fine": "k-NN fine",

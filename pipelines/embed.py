@@ -13,11 +13,11 @@ import ray.data
 import torch
 
 from lodisc.encoder import Encoder
-from pipelines.checkpoint import checkpoint_location, load_encoder, weights_fingerprint
 from pipelines.embeddings import ABOUT, About, EmbeddingFolder, Origin, embedding_schema, rows_per_group
 from pipelines.features import embed_images
 from pipelines.options import EmbedConfig
-from pipelines.progress import Meter, terminal_style
+from pipelines.run.checkpoint import checkpoint_location, load_encoder, weights_fingerprint
+from pipelines.run.progress import Meter, terminal_style
 from pipelines.sources import ROW, fingerprint
 from pipelines.verify import load_verified, say_set_aside
 

@@ -19,7 +19,7 @@ from lodisc.normalise import normalise
 from lodisc.precision import autocast, resolve_precision
 from lodisc.views import eval_view
 from pipelines.decode import decode_image
-from pipelines.resources import Nodes, node_resources
+from pipelines.run.nodes import Nodes, node_resources
 from pipelines.sources import ROW
 
 # Few enough rows that the actors share even a small set, enough that a task outweighs its overhead.

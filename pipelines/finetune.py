@@ -20,7 +20,6 @@ from lodisc.encoder import Encoder
 from lodisc.probes.linear import held_out_fifth
 from lodisc.views import IMAGENET_MEAN, IMAGENET_STD, CropAndFlip
 from pipelines import tracking
-from pipelines.checkpoint import find_checkpoint, load_encoder, read_state
 from pipelines.classification import Predictions
 from pipelines.evaluate import track
 from pipelines.features import extract
@@ -30,9 +29,10 @@ from pipelines.fit import Plans, fit
 from pipelines.ingest import DrawLabelled, ImageStore, SampleOrder, sample_stream, scored_views
 from pipelines.labelled import LabelledImages, load_labelled
 from pipelines.pretrain import open_tracking
-from pipelines.progress import terminal_style
-from pipelines.run_folder import FINISHED, RunFolder, claimed, named, open_run
-from pipelines.shared_storage import require_shared
+from pipelines.run.checkpoint import find_checkpoint, load_encoder, read_state
+from pipelines.run.folder import FINISHED, RunFolder, claimed, named, open_run
+from pipelines.run.progress import terminal_style
+from pipelines.run.shared_storage import require_shared
 from pipelines.sources import fingerprint
 
 WEIGHTS, ABOUT, SCORES = "classifier.safetensors", "classifier.json", "scores.json"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lodisc.config import Precision
-from pipelines.config import ComputeConfig, TrackingConfig
+from pipelines.run.config import ComputeConfig, TrackingConfig
 
 # The protocol's learning rate for a batch of 256, 0.5, and two on either side.
 LINEAR_RATES = (0.05, 0.15, 0.5, 1.5, 5.0)
@@ -59,7 +59,7 @@ class FinetuneConfig:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        from pipelines.checkpoint import find_checkpoint
+        from pipelines.run.checkpoint import find_checkpoint
         from pipelines.sources import find_source
 
         low, high = self.crop_scale

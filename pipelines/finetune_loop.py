@@ -21,14 +21,14 @@ from lodisc.distributed import average, rank, world_size
 from lodisc.normalise import normalise
 from lodisc.precision import autocast, fused_trains_faster, resolve_precision
 from lodisc.schedules import learning_rate_at
-from pipelines.checkpoint import load_encoder, read_state
-from pipelines.config import to_dict
 from pipelines.finetune_config import FULL_WARMUP, FinetuneConfig
 from pipelines.journal import Entry
 from pipelines.leave import Summons
-from pipelines.progress import Progress, Style
-from pipelines.resources import use_worker_cpus
-from pipelines.run_folder import RunFolder
+from pipelines.run.checkpoint import load_encoder, read_state
+from pipelines.run.config import to_dict
+from pipelines.run.folder import RunFolder
+from pipelines.run.nodes import use_worker_cpus
+from pipelines.run.progress import Progress, Style
 from pipelines.throughput import Throughput
 from pipelines.tracking import RunHandle, Tracker
 from pipelines.train_loop import NonFiniteLossError, report_checkpoint, synchronised

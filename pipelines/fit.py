@@ -23,14 +23,14 @@ from ray.train.torch import TorchTrainer
 
 from lodisc.distributed import rank
 from pipelines import tracking
-from pipelines.causes import WorkersFailedError, explain, may_help, name_cause
-from pipelines.checkpoint import repair_register
-from pipelines.config import ComputeConfig
 from pipelines.leave import FILE as LEAVE
 from pipelines.leave import CalledAwayError, leaving_on_sigterm
 from pipelines.release import ReleasePlacement
-from pipelines.resources import Placement, may_grow, plan_workers, total, training_nodes, worker_resources
-from pipelines.run_folder import RunFolder
+from pipelines.run.causes import WorkersFailedError, explain, may_help, name_cause
+from pipelines.run.checkpoint import repair_register
+from pipelines.run.config import ComputeConfig
+from pipelines.run.folder import RunFolder
+from pipelines.run.nodes import Placement, may_grow, plan_workers, total, training_nodes, worker_resources
 from pipelines.train_loop import NonFiniteLossError
 
 NO_RETRIES = ray.train.FailureConfig(  # type: ignore[call-arg]  # of Train V2

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import ray.data
 
-from pipelines.config import PretrainConfig
 from pipelines.ingest import DrawViews, ImageStore, SampleOrder, eval_images, sample_stream
-from pipelines.run_folder import RunFolder
+from pipelines.run.config import PretrainConfig
+from pipelines.run.folder import RunFolder
 from pipelines.sources import fingerprint
 from pipelines.verify import usable_images
 

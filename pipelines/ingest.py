@@ -25,7 +25,7 @@ import ray.data
 from lodisc.config import ViewConfig
 from lodisc.views import CropAndFlip, TwoViews, eval_view
 from pipelines.decode import decode_image, load_image, open_image, upright_size
-from pipelines.resources import ON_INGEST_NODES
+from pipelines.run.nodes import ON_INGEST_NODES
 from pipelines.seeds import seed_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MAX_CHUNK = 32
 # About a second of work: Ray Data looks every 0.1 s which tasks have ended, and short ones leave CPUs idle until then.
 SAMPLES_PER_TASK = 512
-# A worker that trains on this machine's CPUs goes first (`pipelines/resources.py`): Ray gives all its processes a
+# A worker that trains on this machine's CPUs goes first (`pipelines/run/nodes.py`): Ray gives all its processes a
 # niceness of 15, and only a higher one may anybody set.
 NICENESS = 19
 

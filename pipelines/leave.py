@@ -18,7 +18,7 @@ import torch
 from ray.train.v2._internal.execution.context import get_train_context
 
 from lodisc.distributed import average, rank
-from pipelines.run_folder import RunFolder
+from pipelines.run.folder import RunFolder
 
 FILE = "leave"
 SECONDS_BETWEEN_LOOKS = 1.0

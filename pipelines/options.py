@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
-from pipelines.files import require_writable
+from pipelines.run.files import require_writable
 
 Target = Literal["timm", "safetensors", "torchvision", "onnx", "hf", "mlflow"]
 
@@ -81,7 +81,7 @@ class EvaluateConfig:
     tracking_uri: str | None = None
 
     def __post_init__(self) -> None:
-        from pipelines.checkpoint import find_checkpoint
+        from pipelines.run.checkpoint import find_checkpoint
         from pipelines.sources import find_source
 
         if self.batch_size < 1:
@@ -132,8 +132,8 @@ class EmbedConfig:
     def __post_init__(self) -> None:
         from pyarrow import fs
 
-        from pipelines.checkpoint import find_checkpoint
         from pipelines.embeddings import EmbeddingFolder
+        from pipelines.run.checkpoint import find_checkpoint
         from pipelines.sources import find_source
 
         if self.dtype not in ("float32", "float16"):
@@ -231,7 +231,7 @@ class ExportConfig:
     license: str | None = None
 
     def __post_init__(self) -> None:
-        from pipelines.checkpoint import find_checkpoint
+        from pipelines.run.checkpoint import find_checkpoint
 
         if self.to not in FORMS:
             raise ValueError(f"to must be one of {', '.join(FORMS)}, got {self.to!r}")
@@ -269,8 +269,8 @@ class ShowConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        from pipelines.checkpoint import find_checkpoint
         from pipelines.photographs import in_shards
+        from pipelines.run.checkpoint import find_checkpoint
 
         if self.count < 1:
             raise ValueError(f"count must be at least 1, got {self.count}")
@@ -315,7 +315,7 @@ class ReportConfig:
     tracking_uri: str | None = None
 
     def __post_init__(self) -> None:
-        from pipelines.checkpoint import find_checkpoint
+        from pipelines.run.checkpoint import find_checkpoint
         from pipelines.sources import find_source
 
         if self.count < 1:

@@ -11,14 +11,14 @@ import ray.train
 
 from lodisc.encoder import require_known
 from pipelines import tracking
-from pipelines.checkpoint import load_encoder
-from pipelines.config import PretrainConfig, to_dict
 from pipelines.fit import Plans, fit
 from pipelines.images import RunImages, images_for, load_images, sample_order, views_from_last_checkpoint
 from pipelines.profile import WARM_UP
-from pipelines.progress import Style, terminal_style
-from pipelines.run_folder import FINISHED, NamedConfig, RunFolder, claimed, named, open_run
-from pipelines.shared_storage import require_shared
+from pipelines.run.checkpoint import load_encoder
+from pipelines.run.config import PretrainConfig, to_dict
+from pipelines.run.folder import FINISHED, NamedConfig, RunFolder, claimed, named, open_run
+from pipelines.run.progress import Style, terminal_style
+from pipelines.run.shared_storage import require_shared
 from pipelines.train_loop import TrainJob, train_worker
 
 

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 import ray.data
 
 from lodisc.encoder import Encoder
-from pipelines.checkpoint import load_encoder
-from pipelines.files import write_whole
 from pipelines.findings import Findings, find
 from pipelines.ingest import at_most
 from pipelines.options import ReportConfig
 from pipelines.photographs import choose
 from pipelines.report_page import Page, render
+from pipelines.run.checkpoint import load_encoder
+from pipelines.run.files import write_whole
 from pipelines.run_record import RunRecord, read_record
 from pipelines.show import load_untrained, run_sheets
 from pipelines.sources import find_source

@@ -16,10 +16,10 @@ from PIL import Image
 from lodisc import __version__
 from lodisc.views import eval_view
 from pipelines.charts import SERIES, chart, short
-from pipelines.config import flatten
 from pipelines.decode import decode_image
 from pipelines.figures import picture_of
 from pipelines.findings import Findings
+from pipelines.run.config import flatten
 from pipelines.run_record import RunRecord
 from pipelines.sheets import Sheet
 from pipelines.tracking import without_password

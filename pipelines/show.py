@@ -8,11 +8,11 @@ from pathlib import Path
 
 from lodisc.config import ModelConfig, ViewConfig
 from lodisc.encoder import Encoder
-from pipelines.checkpoint import load_encoder
-from pipelines.files import write_whole
 from pipelines.options import ShowConfig
 from pipelines.photographs import Photograph, choose
 from pipelines.pivot_sheets import PivotSheets
+from pipelines.run.checkpoint import load_encoder
+from pipelines.run.files import write_whole
 from pipelines.sheets import Sheet, draw
 
 

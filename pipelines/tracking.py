@@ -33,10 +33,10 @@ import yaml
 from filelock import FileLock
 from PIL import Image
 
-from pipelines.config import TrackingConfig, flatten
-from pipelines.files import local_path
 from pipelines.journal import Entry, Journal, is_open, now_ms
 from pipelines.new_store import make_database
+from pipelines.run.config import TrackingConfig, flatten
+from pipelines.run.files import local_path
 
 if TYPE_CHECKING:
     import numpy as np

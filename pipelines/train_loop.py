@@ -20,14 +20,14 @@ from lodisc.model import LoDisc
 from lodisc.normalise import normalise
 from lodisc.precision import autocast, fused_trains_faster, resolve_precision
 from lodisc.schedules import learning_rate_at, momentum_at
-from pipelines.checkpoint import directory_name, read_state, written_checkpoint
-from pipelines.config import PretrainConfig, to_dict
 from pipelines.ingest import training_batches
 from pipelines.journal import Entry
 from pipelines.leave import Summons
-from pipelines.progress import Style
-from pipelines.resources import use_worker_cpus
-from pipelines.run_folder import RunFolder
+from pipelines.run.checkpoint import directory_name, read_state, written_checkpoint
+from pipelines.run.config import PretrainConfig, to_dict
+from pipelines.run.folder import RunFolder
+from pipelines.run.nodes import use_worker_cpus
+from pipelines.run.progress import Style
 from pipelines.seeds import seed_of
 from pipelines.stopwatch import Stopwatch
 from pipelines.tracking import RunHandle, Tracker

@@ -18,7 +18,7 @@ from pipelines.evaluate import score
 from pipelines.features import Features, embed_decoded
 from pipelines.figures import neighbour_sheet, pivot_overlays
 from pipelines.profile import StepTrace
-from pipelines.progress import Progress
+from pipelines.run.progress import Progress
 from pipelines.throughput import Throughput, peak_flops
 from pipelines.tracking import Tracker
 

@@ -10,7 +10,7 @@ import pytest
 from tests.environment import REPOSITORY
 
 COMMAND_LINE = (
-    "cluster.cli cluster.options tuning.config pipelines.config pipelines.options pipelines.finetune_config "
+    "cluster.cli cluster.options tuning.config pipelines.run.config pipelines.options pipelines.finetune_config "
     "lodisc.config"
 )
 COORDINATORS = "cluster.worker pipelines.ingest pipelines.sources pipelines.verify pipelines.release lodisc.views"
@@ -21,7 +21,7 @@ COORDINATORS = "cluster.worker pipelines.ingest pipelines.sources pipelines.veri
     [
         (COMMAND_LINE, {"torch", "timm", "ray", "mlflow", "pandas"}),  # `lodisc COMMAND --help`
         (COORDINATORS, {"torch", "timm", "mlflow"}),  # processes that check images and split views
-        ("pipelines.causes", {"torch", "ray"}),  # the last line of a run that fails
+        ("pipelines.run.causes", {"torch", "ray"}),  # the last line of a run that fails
     ],
 )
 def test_modules_need_no_slow_package(modules: str, packages: set[str]) -> None:

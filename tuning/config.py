@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipelines.config import DataConfig, PretrainConfig, TrackingConfig, flatten, load_recipe, to_dict
+from pipelines.run.config import DataConfig, PretrainConfig, TrackingConfig, flatten, load_recipe, to_dict
 from tuning.objective import Objective, find_objective
 from tuning.space import Domain, grid_size, parse_space
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pipelines.config import config_from, to_dict
-from pipelines.run_folder import RunFolder
+from pipelines.run.config import config_from, to_dict
+from pipelines.run.folder import RunFolder
 from pipelines.tracking import RunHandle, find_run, log_files, open_client
 from tuning import figures
 from tuning.config import ReportConfig

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from pipelines.config import ComputeConfig
-from pipelines.resources import HEAD, LEAST, Nodes, fit, plan_workers, total, worker_cpus
+from pipelines.run.config import ComputeConfig
+from pipelines.run.nodes import HEAD, LEAST, Nodes, fit, plan_workers, total, worker_cpus
 
 # A sampler learns from trials that have ended, and each trial has processes of its own.
 MOST_BY_DEFAULT = 8

@@ -21,12 +21,12 @@ from ray.util.state.exception import RayStateApiException
 from lodisc.config import EncoderConfig
 from lodisc.encoder import require_known
 from pipelines import tracking
-from pipelines.checkpoint import last_checkpoint
-from pipelines.config import ComputeConfig, PretrainConfig, config_from, load_recipe, to_dict
 from pipelines.images import RunImages, load_images, same_views, views_bytes, with_views
 from pipelines.pretrain import keep_encoder
-from pipelines.resources import training_nodes
-from pipelines.run_folder import FINISHED, RunFolder, claimed, named, open_run
+from pipelines.run.checkpoint import last_checkpoint
+from pipelines.run.config import ComputeConfig, PretrainConfig, config_from, load_recipe, to_dict
+from pipelines.run.folder import FINISHED, RunFolder, claimed, named, open_run
+from pipelines.run.nodes import training_nodes
 from tuning.config import SweepConfig
 from tuning.objective import Objective
 from tuning.report import BASE, SWEEP_TAG, SweepReport, publish, read_sweep

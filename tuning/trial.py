@@ -12,11 +12,11 @@ import ray.tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from pipelines.config import PretrainConfig, config_from, to_dict
 from pipelines.images import RunImages
 from pipelines.journal import now_ms
 from pipelines.pretrain import pretrain
-from pipelines.run_folder import FINISHED, RunFolder
+from pipelines.run.config import PretrainConfig, config_from, to_dict
+from pipelines.run.folder import FINISHED, RunFolder
 from pipelines.train_loop import NonFiniteLossError
 from tuning.objective import Objective
 

@@ -11,7 +11,7 @@ from typing import Any
 import ray.tune
 from ray.tune.experiment import Trial as TuneTrial
 
-from pipelines.run_folder import RunFolder
+from pipelines.run.folder import RunFolder
 from pipelines.tracking import RunHandle, finish_run, is_written
 from pipelines.train_loop import NonFiniteLossError
 from tuning.objective import Objective

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import PretrainConfig, load_recipe
 from pipelines.demo_images import generate_demo_images
+from pipelines.run.config import PretrainConfig, load_recipe
 
 SEEDS = (0, 1, 2)
 SETS = ("demo", "grocery", "grocery-short", "grocery-wide")

@@ -24,7 +24,7 @@ from benchmarks.step import step
 from benchmarks.timing import interleave, spread
 from lodisc.model import LoDisc
 from lodisc.precision import resolve_precision
-from pipelines.config import load_recipe
+from pipelines.run.config import load_recipe
 
 CPU = torch.device("cpu")
 RECIPES = ("demo", "grocery")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lodisc.encoder import Encoder
 from lodisc.views import eval_short_side
-from pipelines.checkpoint import load_encoder
+from pipelines.run.checkpoint import load_encoder
 from pipelines.tracking import is_missing, open_client
 
 SCORES = ("eval/", "test/")  # what `pretrain` and `evaluate` log

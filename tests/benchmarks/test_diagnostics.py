@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.diagnostics import CASES, CURVES, HEALTHY, PAGE, POINTS, draw, kept, table
 from benchmarks.report import put
-from pipelines.config import load_recipe
+from pipelines.run.config import load_recipe
 
 
 def test_the_cases_differ_from_the_demo_recipe_in_what_they_are_named_for() -> None:

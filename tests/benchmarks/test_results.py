@@ -47,8 +47,8 @@ from benchmarks.results.page import (
 from benchmarks.results.paired import difference
 from benchmarks.results.rows import UNTRAINED, keep, read
 from lodisc.encoder import Encoder
-from pipelines.config import PretrainConfig, load_recipe, to_dict
 from pipelines.demo_birds import SPECIES
+from pipelines.run.config import PretrainConfig, load_recipe, to_dict
 
 DATA = DataSet("birds", "demo", "train", "watched", "test", longer=25)
 T_OF_TWO = 4.302653  # the 97.5 % point of Student's t with 2 degrees of freedom

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.scaling import bytes_needed
 from lodisc.config import EncoderConfig, ModelConfig
 from lodisc.model import LoDisc
-from pipelines.config import DataConfig, OptimConfig, PretrainConfig
+from pipelines.run.config import DataConfig, OptimConfig, PretrainConfig
 
 CONFIG = PretrainConfig(
     data=DataConfig(images="images"),

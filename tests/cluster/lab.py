@@ -12,7 +12,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipelines.run_folder import RunFolder
+from pipelines.run.folder import RunFolder
 from tests.cluster.nodes import Node, Nodes, wait_for
 
 SECONDS = 300.0  # the longest that anything here may take

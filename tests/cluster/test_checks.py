@@ -11,7 +11,7 @@ from cluster import checks
 from cluster.checks import Finding, Node
 from cluster.probe import MARK, Answers, Questions, probe, versions
 from lodisc.config import EncoderConfig
-from pipelines.config import DataConfig, PretrainConfig
+from pipelines.run.config import DataConfig, PretrainConfig
 
 HEALTHY = Answers(
     versions=versions(),

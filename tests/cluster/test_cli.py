@@ -16,8 +16,8 @@ from ray.exceptions import OutOfMemoryError, RayTaskError
 from cluster import cli
 from cluster.cli import COMMANDS, main
 from lodisc import __version__
-from pipelines.causes import WorkersFailedError
-from pipelines.config import PretrainConfig, load_recipe
+from pipelines.run.causes import WorkersFailedError
+from pipelines.run.config import PretrainConfig, load_recipe
 from tests.environment import REPOSITORY
 
 TUNE = ("tune", "--config", "grocery", "--data.images", "photos", "--data.eval_images", "held-out")
@@ -186,7 +186,7 @@ def test_only_what_the_user_can_put_right_is_said_in_one_line(
 ) -> None:
     for name, function in (("unlucky", "fail_with_value_error"), ("faulty", "fail_with_runtime_error")):
         command = COMMANDS["pretrain"].__class__(
-            "pipelines.config:PretrainConfig", f"{__name__}:{function}", "fail", uses_ray=False
+            "pipelines.run.config:PretrainConfig", f"{__name__}:{function}", "fail", uses_ray=False
         )
         monkeypatch.setitem(COMMANDS, name, command)
     assert "seed 13 brings bad luck" in refused(capsys, "unlucky", "--data.images", "x", "--seed", "13")

@@ -42,7 +42,7 @@ from ray.autoscaler._private.util import format_info_string, prepare_config, val
 
 from cluster.cli import COMMANDS, SUBMIT, build_parser
 from lodisc import __version__
-from pipelines.resources import INGEST
+from pipelines.run.nodes import INGEST
 from tests.pipelines.mlflow_server import free_port
 
 REPOSITORY = Path(__file__).parent.parent.parent

@@ -29,8 +29,8 @@ from cluster.surroundings import (
     ray_folder,
     spare_proxy,
 )
-from pipelines.config import DataConfig, PretrainConfig
-from pipelines.run_folder import claimed, named, open_run
+from pipelines.run.config import DataConfig, PretrainConfig
+from pipelines.run.folder import claimed, named, open_run
 from tests.cluster.nodes import Nodes
 from tests.environment import environment_outside
 from tests.pipelines.tiny_run import write_checkpoint

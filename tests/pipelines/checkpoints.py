@@ -8,8 +8,8 @@ import torch
 
 from lodisc.config import EncoderConfig, ModelConfig
 from lodisc.model import LoDisc
-from pipelines.checkpoint import FILE
-from pipelines.config import DataConfig, PretrainConfig, to_dict
+from pipelines.run.checkpoint import FILE
+from pipelines.run.config import DataConfig, PretrainConfig, to_dict
 
 
 def write_checkpoint(folder: Path, seed: int = 5) -> Path:

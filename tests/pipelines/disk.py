@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines.run_folder import RunFolder
+from pipelines.run.folder import RunFolder
 from tests.cluster.nodes import wait_for
 
 

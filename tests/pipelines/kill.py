@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from pipelines.run_folder import RunFolder
+from pipelines.run.folder import RunFolder
 from tests.cluster.nodes import wait_for
 
 SECONDS = 300.0  # the longest that a run may take to a step

@@ -11,11 +11,11 @@ from mlflow import MlflowClient
 
 from lodisc.config import EncoderConfig, ModelConfig
 from lodisc.model import LoDisc
-from pipelines.checkpoint import FILE
-from pipelines.config import DataConfig, PretrainConfig, to_dict
 from pipelines.evaluate import confusions_of, evaluate, omissions, predict, score, table
 from pipelines.features import Features
 from pipelines.options import EvaluateConfig
+from pipelines.run.checkpoint import FILE
+from pipelines.run.config import DataConfig, PretrainConfig, to_dict
 
 ALL = [
     *("knn/fine", "knn/coarse", "retrieval/rank1", "retrieval/rank5", "retrieval/map", "linear/top1", "linear/top5"),

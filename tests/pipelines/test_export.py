@@ -17,11 +17,11 @@ from cluster.cli import main
 from lodisc.config import EncoderConfig, ModelConfig
 from lodisc.model import LoDisc
 from pipelines import options
-from pipelines.checkpoint import FILE, load_encoder
-from pipelines.config import DataConfig, PretrainConfig, to_dict
 from pipelines.export import export
 from pipelines.exports import onnx_graph, timm_hub
 from pipelines.options import FORMS, ExportConfig
+from pipelines.run.checkpoint import FILE, load_encoder
+from pipelines.run.config import DataConfig, PretrainConfig, to_dict
 
 FOLDERS = [name for name, form in FORMS.items() if form.suffix is None and name != "mlflow"]  # that has its own test
 

@@ -13,11 +13,11 @@ import ray.data
 import ray.train
 from ray.util.state import list_actors
 
-from pipelines.causes import WorkersFailedError
-from pipelines.config import ComputeConfig
 from pipelines.fit import Failures, Plans, _split, has_room
 from pipelines.leave import CalledAwayError
-from pipelines.resources import Placement
+from pipelines.run.causes import WorkersFailedError
+from pipelines.run.config import ComputeConfig
+from pipelines.run.nodes import Placement
 from tests.cluster.nodes import wait_for
 
 

@@ -25,9 +25,16 @@ from ray.util.state import list_actors
 
 from lodisc.config import EncoderConfig, ModelConfig
 from lodisc.encoder import Encoder
-from pipelines.causes import WorkersFailedError
-from pipelines.checkpoint import directory_name, find_checkpoint, last_checkpoint, load_encoder, read_state, step_of
-from pipelines.config import (
+from pipelines.evaluate import score
+from pipelines.features import embed_decoded
+from pipelines.images import RunImages, load_images
+from pipelines.leave import FILE as LEAVE
+from pipelines.leave import SECONDS_BETWEEN_LOOKS
+from pipelines.new_store import make_database
+from pipelines.pretrain import PretrainResult, pretrain
+from pipelines.run.causes import WorkersFailedError
+from pipelines.run.checkpoint import directory_name, find_checkpoint, last_checkpoint, load_encoder, read_state, step_of
+from pipelines.run.config import (
     CheckpointingConfig,
     ComputeConfig,
     DataConfig,
@@ -37,14 +44,7 @@ from pipelines.config import (
     TrackingConfig,
     to_dict,
 )
-from pipelines.evaluate import score
-from pipelines.features import embed_decoded
-from pipelines.images import RunImages, load_images
-from pipelines.leave import FILE as LEAVE
-from pipelines.leave import SECONDS_BETWEEN_LOOKS
-from pipelines.new_store import make_database
-from pipelines.pretrain import PretrainResult, pretrain
-from pipelines.run_folder import FINISHED, RunFolder
+from pipelines.run.folder import FINISHED, RunFolder
 from pipelines.stopwatch import PHASES
 from pipelines.tracking import RunHandle
 from pipelines.train_loop import NonFiniteLossError

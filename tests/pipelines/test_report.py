@@ -16,10 +16,10 @@ from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
-from pipelines.config import DataConfig
 from pipelines.findings import Findings, find
 from pipelines.options import ReportConfig
 from pipelines.report import ARTIFACT, report
+from pipelines.run.config import DataConfig
 from tests.pipelines.mlflow_pages import FLAGS, missing_browser
 from tests.pipelines.tiny_run import TinyRun, make_run, write_checkpoint
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Metric
 
-from pipelines.config import DataConfig
+from pipelines.run.config import DataConfig
 from pipelines.run_record import read_record
 from tests.pipelines.tiny_run import STEPS, STEPS_PER_EPOCH, TinyRun, make_run
 

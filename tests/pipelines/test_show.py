@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.checkpoint import FILE, load_encoder
-from pipelines.config import DataConfig
 from pipelines.options import ShowConfig
+from pipelines.run.checkpoint import FILE, load_encoder
+from pipelines.run.config import DataConfig
 from pipelines.show import show
 from tests.pipelines.tiny_run import write_checkpoint
 

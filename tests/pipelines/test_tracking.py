@@ -23,8 +23,8 @@ from PIL import Image
 from lodisc.config import EncoderConfig
 from lodisc.encoder import Encoder
 from pipelines import tracking
-from pipelines.config import TrackingConfig
 from pipelines.journal import Journal
+from pipelines.run.config import TrackingConfig
 from pipelines.tracking import RunHandle, Tracker, create_run, finish_run, log_encoder, resume_run
 from tests.environment import environment_outside
 from tests.pipelines.disk import fill

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.config import TrackingConfig
 from pipelines.figures import pivot_overlays
 from pipelines.options import UIConfig
+from pipelines.run.config import TrackingConfig
 from pipelines.tracking import RunHandle, Tracker, create_run, finish_run
 from pipelines.ui import ui
 from tests.pipelines.mlflow_pages import Pages, missing_browser

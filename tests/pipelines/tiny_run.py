@@ -12,8 +12,8 @@ from mlflow.entities import Metric
 
 from lodisc.config import EncoderConfig, ModelConfig
 from lodisc.model import LoDisc
-from pipelines.checkpoint import FILE
-from pipelines.config import DataConfig, PretrainConfig, to_dict
+from pipelines.run.checkpoint import FILE
+from pipelines.run.config import DataConfig, PretrainConfig, to_dict
 
 STEPS, STEPS_PER_EPOCH = 40, 20
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.config import DataConfig, load_recipe
+from pipelines.run.config import DataConfig, load_recipe
 from tuning.config import RANDOM_TRIALS, SweepConfig
 
 LABELLED = DataConfig(images="photos", eval_images="held-out")

@@ -11,7 +11,7 @@ import yaml
 from mlflow import MlflowClient
 from PIL import Image
 
-from pipelines.config import DataConfig, TrackingConfig, load_recipe, to_dict
+from pipelines.run.config import DataConfig, TrackingConfig, load_recipe, to_dict
 from pipelines.tracking import create_run, finish_run, log_files
 from tests.pipelines.mlflow_pages import Pages, missing_browser
 from tests.pipelines.mlflow_server import Server

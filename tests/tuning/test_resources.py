@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.config import ComputeConfig
-from pipelines.resources import plan_workers
+from pipelines.run.config import ComputeConfig
+from pipelines.run.nodes import plan_workers
 from tuning.resources import CLEANER, MOST_BY_DEFAULT, driver, plan_trials
 
 MANY = 1000

@@ -25,9 +25,9 @@ from safetensors.torch import save_file
 from cluster.cli import main
 from lodisc.config import EncoderConfig
 from lodisc.encoder import Encoder
-from pipelines.config import DataConfig, TrackingConfig, load_recipe, to_dict
 from pipelines.pretrain import pretrain
-from pipelines.run_folder import FINISHED, RunFolder
+from pipelines.run.config import DataConfig, TrackingConfig, load_recipe, to_dict
+from pipelines.run.folder import FINISHED, RunFolder
 from pipelines.tracking import create_run, log_files
 from tests.environment import REPOSITORY, environment_outside
 from tuning.config import SweepConfig

@@ -9,8 +9,8 @@ import pytest
 from mlflow import MlflowClient
 from ray.tune import Result
 
-from pipelines.config import TrackingConfig
-from pipelines.run_folder import RunFolder
+from pipelines.run.config import TrackingConfig
+from pipelines.run.folder import RunFolder
 from pipelines.tracking import RunHandle, Tracker, create_run
 from tuning.sweep import has_ended
 from tuning.trial import COMPLETED, DIVERGED, FAILED, STOPPED, Outcome, read_outcome, write_outcome

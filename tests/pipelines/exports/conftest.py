@@ -12,8 +12,8 @@ from PIL import Image
 
 from lodisc.config import ModelConfig
 from lodisc.encoder import Encoder
-from pipelines.config import DataConfig, PretrainConfig, to_dict
 from pipelines.exports.trained import Trained
+from pipelines.run.config import DataConfig, PretrainConfig, to_dict
 from tests.lodisc.tiny import tiny_config, tiny_encoder
 
 

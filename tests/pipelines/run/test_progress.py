@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.progress import Meter
+from pipelines.run.progress import Meter
 
 
 def test_lines_come_seldom_and_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:

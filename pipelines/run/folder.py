@@ -14,9 +14,9 @@ import yaml
 from filelock import FileLock, Timeout
 from pyarrow import fs
 
-from pipelines.checkpoint import last_checkpoint, repair_register, step_of
-from pipelines.config import flatten, to_dict
-from pipelines.files import local_path, require_writable
+from pipelines.run.checkpoint import last_checkpoint, repair_register, step_of
+from pipelines.run.config import flatten, to_dict
+from pipelines.run.files import local_path, require_writable
 
 # Written at the very end of a run.
 FINISHED = "result.json"

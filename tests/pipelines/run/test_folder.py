@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import ComputeConfig, DataConfig, OptimConfig, PretrainConfig
-from pipelines.run_folder import FINISHED, claimed, named, open_run
+from pipelines.run.config import ComputeConfig, DataConfig, OptimConfig, PretrainConfig
+from pipelines.run.folder import FINISHED, claimed, named, open_run
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ import torch
 from ray import cloudpickle
 
 from lodisc.config import EncoderConfig, ModelConfig
-from pipelines.causes import WorkersFailedError, explain, innermost, is_of_ray, may_help, name_cause
-from pipelines.config import ComputeConfig, DataConfig, InTrainingConfig, OptimConfig, PretrainConfig
 from pipelines.decode import ImageError
 from pipelines.pretrain import pretrain
+from pipelines.run.causes import WorkersFailedError, explain, innermost, is_of_ray, may_help, name_cause
+from pipelines.run.config import ComputeConfig, DataConfig, InTrainingConfig, OptimConfig, PretrainConfig
 
 OUT_OF_MEMORY = """1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 10.0.0.7, \
 ID: 4b14) was 22.84GB used / 23.54GB limit (0.970)

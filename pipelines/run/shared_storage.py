@@ -7,9 +7,9 @@ import uuid
 import ray
 from ray.exceptions import RayTaskError
 
-from pipelines.every_node import ask_every_node
-from pipelines.resources import draws_views
-from pipelines.run_folder import RunFolder
+from pipelines.run.every_node import ask_every_node
+from pipelines.run.folder import RunFolder
+from pipelines.run.nodes import draws_views
 
 MARK = "seen"
 

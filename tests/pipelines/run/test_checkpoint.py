@@ -10,7 +10,7 @@ import pytest
 import ray.train
 import torch
 
-from pipelines.checkpoint import (
+from pipelines.run.checkpoint import (
     FILE,
     checkpoint_location,
     last_checkpoint,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from pipelines.config import ComputeConfig
+from pipelines.run.config import ComputeConfig
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.config import (
+from pipelines.run.config import (
     CheckpointingConfig,
     ComputeConfig,
     DataConfig,

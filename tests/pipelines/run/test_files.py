@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.files import local_path, require_writable, write_whole
+from pipelines.run.files import local_path, require_writable, write_whole
 from tests.pipelines.disk import fill, small_disk
 
 
