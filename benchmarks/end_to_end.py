@@ -29,8 +29,8 @@ from lodisc.attention import fuse_attention
 from lodisc.model import LoDisc
 from lodisc.normalise import normalise
 from lodisc.precision import autocast, fused_trains_faster, resolve_precision
-from pipelines.options import PrepareConfig
-from pipelines.prepare import prepare
+from pipelines.data.options import PrepareConfig
+from pipelines.data.prepare import prepare
 from pipelines.pretrain import PretrainResult, pretrain
 from pipelines.run.config import PretrainConfig, load_recipe
 from pipelines.stopwatch import PHASES

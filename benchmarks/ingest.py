@@ -33,10 +33,11 @@ from cluster.connect import connect
 from lodisc.config import ViewConfig
 from lodisc.normalise import normalise
 from lodisc.views import IMAGENET_MEAN, IMAGENET_STD
-from pipelines.ingest import DrawViews, ImageStore, SampleOrder, sample_stream, training_batches
-from pipelines.options import PrepareConfig
-from pipelines.prepare import prepare
-from pipelines.verify import usable_images
+from pipelines.data.options import PrepareConfig
+from pipelines.data.prepare import prepare
+from pipelines.data.samples import ImageStore, SampleOrder
+from pipelines.data.stream import DrawViews, sample_stream, training_batches
+from pipelines.data.verify import usable_images
 
 Pair = tuple[Tensor, Tensor]
 # Seconds to the first batch, seconds a batch, and the most bytes that Ray's object store held.

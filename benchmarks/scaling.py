@@ -30,9 +30,10 @@ from benchmarks.traffic import Traffic
 from cluster.connect import connect
 from lodisc.batch_norm import GlobalBatchNorm1d
 from lodisc.model import LoDisc
-from pipelines.ingest import SampleOrder, sample_stream
-from pipelines.options import PrepareConfig
-from pipelines.prepare import prepare
+from pipelines.data.options import PrepareConfig
+from pipelines.data.prepare import prepare
+from pipelines.data.samples import SampleOrder
+from pipelines.data.stream import sample_stream
 from pipelines.pretrain import pretrain
 from pipelines.run.config import ComputeConfig, PretrainConfig
 from pipelines.stopwatch import PHASES

@@ -46,8 +46,8 @@ class Command:
 
 COMMANDS = {
     "prepare": Command(
-        "pipelines.options:PrepareConfig",
-        "pipelines.prepare:prepare",
+        "pipelines.data.options:PrepareConfig",
+        "pipelines.data.prepare:prepare",
         "check every image of a source and write them as Parquet shards",
         positional=("source", "destination"),
         imports="lodisc.views",

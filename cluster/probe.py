@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import torch
 
+from pipelines.data.sources import find_source
 from pipelines.run.folder import RunFolder
-from pipelines.sources import find_source
 from pipelines.tracking import is_missing, open_client
 
 PACKAGES = ("lodisc", "ray", "torch", "torchvision", "timm", "mlflow", "pyarrow", "numpy")

@@ -18,7 +18,8 @@ LOG_LEVELS = {
     "ray.train.v2._internal.execution.controller.placement_group_cleaner": logging.ERROR,
     f"{Path(ray.__file__).parent}/train/v2/_internal/execution/context.py": logging.WARNING,
 }
-# These say at length what the command's own last line tells (`pipelines/run/causes.py`). Ray Train sets their levels anew.
+# These say at length what the command's own last line tells (`pipelines/run/causes.py`). Ray Train sets their levels
+# anew.
 SILENT = ("ray.train.v2._internal.util", "ray.train.v2._internal.execution.controller.controller")
 
 

@@ -16,9 +16,9 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from pipelines.data.sources import open_filesystem
+from pipelines.data.verify import SetAside
 from pipelines.features import matrix
-from pipelines.sources import open_filesystem
-from pipelines.verify import SetAside
 
 # Those who read a folder of Parquet files pass over files with a leading underscore.
 ABOUT = "_embeddings.json"
@@ -38,7 +38,7 @@ class Origin:
         weights: `weights_fingerprint` of the encoder.
         encoder: its `EncoderConfig`.
         images: the source as the user named it.
-        fingerprint: of the source's names and sizes, see `fingerprint` in `pipelines/sources.py`.
+        fingerprint: of the source's names and sizes, see `fingerprint` in `pipelines/data/sources.py`.
         dtype: "float32" or "float16".
         patch_tokens: whether the patches' tokens are there too.
         shard_images: rows of a file; the last one may have fewer.

@@ -15,11 +15,11 @@ from lodisc.probes.knn import knn_predictions
 from lodisc.probes.linear import fit_linear
 from lodisc.probes.retrieval import retrieval_queries, retrieval_scores
 from pipelines.confusion import confusion_summary, confusion_table
+from pipelines.data.verify import usable_images
 from pipelines.features import Features, extract
 from pipelines.journal import now_ms
 from pipelines.options import NEED_GALLERY, PROBES, EvaluateConfig
 from pipelines.run.checkpoint import load_encoder
-from pipelines.verify import usable_images
 
 NAMES = {"knn": "k-NN", "retrieval": "retrieval", "linear": "linear probe"}
 # Of each image, the classes that it may be of, best first.

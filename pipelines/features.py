@@ -18,9 +18,10 @@ from lodisc.encoder import Encoder
 from lodisc.normalise import normalise
 from lodisc.precision import autocast, resolve_precision
 from lodisc.views import eval_view
-from pipelines.decode import decode_image
+from pipelines.data.decode import decode_image
+from pipelines.data.labelled import all_or_none
+from pipelines.data.sources import ROW
 from pipelines.run.nodes import Nodes, node_resources
-from pipelines.sources import ROW
 
 # Few enough rows that the actors share even a small set, enough that a task outweighs its overhead.
 BATCHES_PER_BLOCK = 4
@@ -41,12 +42,6 @@ class Features:
     paths: list[str]
     labels: list[str] | None = None
     coarse: list[str] | None = None
-
-
-def all_or_none(labels: list[str | None]) -> list[str] | None:
-    """Return the labels where every image has one, else None."""
-    present = [label for label in labels if label is not None]
-    return present if len(present) == len(labels) else None
 
 
 @torch.inference_mode()

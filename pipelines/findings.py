@@ -12,10 +12,10 @@ import torch
 from lodisc.encoder import Encoder
 from lodisc.probes.ranking import nearest
 from pipelines.confusion import NamedConfusion, family_share, sister_confusions
+from pipelines.data.examples import spread
+from pipelines.data.samples import ImageStore
 from pipelines.evaluate import Ranked, omissions, predict, score
 from pipelines.features import Features, extract
-from pipelines.ingest import ImageStore
-from pipelines.photographs import spread
 
 NEIGHBOURS = 6
 

@@ -21,19 +21,21 @@ from lodisc.probes.linear import held_out_fifth
 from lodisc.views import IMAGENET_MEAN, IMAGENET_STD, CropAndFlip
 from pipelines import tracking
 from pipelines.classification import Predictions
+from pipelines.data.labelled import LabelledImages, load_labelled
+from pipelines.data.samples import ImageStore, SampleOrder
+from pipelines.data.scored import scored_views
+from pipelines.data.sources import fingerprint
+from pipelines.data.stream import DrawLabelled, sample_stream
 from pipelines.evaluate import track
 from pipelines.features import extract
 from pipelines.finetune_config import FinetuneConfig
 from pipelines.finetune_loop import FinetuneJob, finetune_worker
 from pipelines.fit import Plans, fit
-from pipelines.ingest import DrawLabelled, ImageStore, SampleOrder, sample_stream, scored_views
-from pipelines.labelled import LabelledImages, load_labelled
 from pipelines.pretrain import open_tracking
 from pipelines.run.checkpoint import find_checkpoint, load_encoder, read_state
 from pipelines.run.folder import FINISHED, RunFolder, claimed, named, open_run
 from pipelines.run.progress import terminal_style
 from pipelines.run.shared_storage import require_shared
-from pipelines.sources import fingerprint
 
 WEIGHTS, ABOUT, SCORES = "classifier.safetensors", "classifier.json", "scores.json"
 KEPT = 2  # checkpoints

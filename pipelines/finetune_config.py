@@ -59,8 +59,8 @@ class FinetuneConfig:
     resume: bool = False
 
     def __post_init__(self) -> None:
+        from pipelines.data.sources import find_source
         from pipelines.run.checkpoint import find_checkpoint
-        from pipelines.sources import find_source
 
         low, high = self.crop_scale
         workers = self.compute.workers

@@ -15,42 +15,6 @@ from pipelines.run.files import require_writable
 Target = Literal["timm", "safetensors", "torchvision", "onnx", "hf", "mlflow"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
-    """What to prepare, and where.
-
-    Attributes:
-        source: the images, `SRC` or `SRC@SPLIT`.
-        destination: a new or empty folder, local or URI.
-        max_side: largest short side in pixels; larger images are made smaller. None keeps every size.
-        shard_mb: size of a Parquet file, in MB.
-    """
-
-    source: str
-    destination: str
-    max_side: int | None = None
-    shard_mb: int = 128
-
-    def __post_init__(self) -> None:
-        from pyarrow import fs
-
-        from pipelines.sources import find_source, open_filesystem
-
-        if self.max_side is not None and self.max_side < 16:
-            raise ValueError(f"max_side must be at least 16 px, got {self.max_side}")
-        if self.shard_mb < 1:
-            raise ValueError(f"shard_mb must be at least 1, got {self.shard_mb}")
-        source = find_source(self.source)
-        filesystem, path = open_filesystem(self.destination)
-        is_file = filesystem.get_file_info(path).type == fs.FileType.File
-        if is_file or filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True)):
-            raise ValueError(f"destination: {self.destination} is not empty; choose a new folder")
-        if source.contains(filesystem, path):
-            # The source would be taken for Parquet from then on.
-            raise ValueError(f"destination: {self.destination} lies in the source; choose a folder outside")
-        require_writable("destination", self.destination)
-
-
 PROBES = ("knn", "retrieval", "linear", "geometry")
 NEED_GALLERY = ("knn", "linear")
 
@@ -81,8 +45,8 @@ class EvaluateConfig:
     tracking_uri: str | None = None
 
     def __post_init__(self) -> None:
+        from pipelines.data.sources import find_source
         from pipelines.run.checkpoint import find_checkpoint
-        from pipelines.sources import find_source
 
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
@@ -132,9 +96,9 @@ class EmbedConfig:
     def __post_init__(self) -> None:
         from pyarrow import fs
 
+        from pipelines.data.sources import find_source
         from pipelines.embeddings import EmbeddingFolder
         from pipelines.run.checkpoint import find_checkpoint
-        from pipelines.sources import find_source
 
         if self.dtype not in ("float32", "float16"):
             raise ValueError(f"dtype must be float32 or float16, got {self.dtype!r}")
@@ -269,7 +233,7 @@ class ShowConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        from pipelines.photographs import in_shards
+        from pipelines.data.examples import in_shards
         from pipelines.run.checkpoint import find_checkpoint
 
         if self.count < 1:
@@ -285,7 +249,7 @@ class ShowConfig:
     @property
     def uses_ray(self) -> bool:
         """A few files need no cluster; shards are read by Ray."""
-        from pipelines.photographs import in_shards
+        from pipelines.data.examples import in_shards
 
         return in_shards(self.images)
 
@@ -315,8 +279,8 @@ class ReportConfig:
     tracking_uri: str | None = None
 
     def __post_init__(self) -> None:
+        from pipelines.data.sources import find_source
         from pipelines.run.checkpoint import find_checkpoint
-        from pipelines.sources import find_source
 
         if self.count < 1:
             raise ValueError(f"count must be at least 1, got {self.count}")

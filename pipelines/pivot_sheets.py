@@ -18,10 +18,10 @@ from lodisc.local_view import mask_pixels
 from lodisc.normalise import normalise
 from lodisc.pivots import keep_patches, pivot_scores
 from lodisc.views import IMAGENET_MEAN, Crop, TwoViews, eval_view
-from pipelines.decode import decode_image, load_image, open_image, upright_size
+from pipelines.data.decode import decode_image, load_image, open_image, upright_size
+from pipelines.data.examples import Photograph
+from pipelines.data.samples import seed_of
 from pipelines.figures import heat_map, kept_patches, picture_of
-from pipelines.photographs import Photograph
-from pipelines.seeds import seed_of
 from pipelines.sheets import GAP, PAPER, Row, Sheet, Tile
 
 SIDE = 384  # of a picture in pixels, as nearly as whole patches allow

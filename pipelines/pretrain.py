@@ -11,8 +11,8 @@ import ray.train
 
 from lodisc.encoder import require_known
 from pipelines import tracking
+from pipelines.data.run_images import RunImages, images_for, load_images, sample_order, views_from_last_checkpoint
 from pipelines.fit import Plans, fit
-from pipelines.images import RunImages, images_for, load_images, sample_order, views_from_last_checkpoint
 from pipelines.profile import WARM_UP
 from pipelines.run.checkpoint import load_encoder
 from pipelines.run.config import PretrainConfig, to_dict

@@ -9,18 +9,18 @@ from typing import Any, TypeVar
 import ray.data
 
 from lodisc.encoder import Encoder
+from pipelines.data.examples import choose
+from pipelines.data.scored import at_most
+from pipelines.data.sources import find_source
+from pipelines.data.verify import usable_images
 from pipelines.findings import Findings, find
-from pipelines.ingest import at_most
 from pipelines.options import ReportConfig
-from pipelines.photographs import choose
 from pipelines.report_page import Page, render
 from pipelines.run.checkpoint import load_encoder
 from pipelines.run.files import write_whole
 from pipelines.run_record import RunRecord, read_record
 from pipelines.show import load_untrained, run_sheets
-from pipelines.sources import find_source
 from pipelines.tracking import open_client, without_password
-from pipelines.verify import usable_images
 
 ARTIFACT = "report/report.html"
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from PIL import Image
 from lodisc import __version__
 from lodisc.views import eval_view
 from pipelines.charts import SERIES, chart, short
-from pipelines.decode import decode_image
+from pipelines.data.decode import decode_image
 from pipelines.figures import picture_of
 from pipelines.findings import Findings
 from pipelines.run.config import flatten

@@ -20,13 +20,13 @@ from usearch.index import search as exact_search
 
 from lodisc.encoder import Encoder
 from lodisc.views import eval_view
-from pipelines.decode import ImageError, decode_image
+from pipelines.data.decode import ImageError, decode_image
+from pipelines.data.sources import ROW, open_filesystem
 from pipelines.embeddings import About, EmbeddingFolder
 from pipelines.features import Embed, matrix
 from pipelines.figures import GREY, TILE, neighbour_sheet
 from pipelines.options import SearchConfig
 from pipelines.run.checkpoint import load_encoder, weights_fingerprint
-from pipelines.sources import ROW, open_filesystem
 
 ROWS_AT_A_TIME = 16_384  # of embeddings in memory: 50 MB at 768 numbers each
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from lodisc.config import ModelConfig, ViewConfig
 from lodisc.encoder import Encoder
+from pipelines.data.examples import Photograph, choose
 from pipelines.options import ShowConfig
-from pipelines.photographs import Photograph, choose
 from pipelines.pivot_sheets import PivotSheets
 from pipelines.run.checkpoint import load_encoder
 from pipelines.run.files import write_whole

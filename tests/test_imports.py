@@ -10,10 +10,12 @@ import pytest
 from tests.environment import REPOSITORY
 
 COMMAND_LINE = (
-    "cluster.cli cluster.options tuning.config pipelines.run.config pipelines.options pipelines.finetune_config "
-    "lodisc.config"
+    "cluster.cli cluster.options tuning.config pipelines.run.config pipelines.data.options pipelines.options "
+    "pipelines.finetune_config lodisc.config"
 )
-COORDINATORS = "cluster.worker pipelines.ingest pipelines.sources pipelines.verify pipelines.release lodisc.views"
+COORDINATORS = (
+    "cluster.worker pipelines.data.stream pipelines.data.sources pipelines.data.verify pipelines.release lodisc.views"
+)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from ray.util.state.exception import RayStateApiException
 from lodisc.config import EncoderConfig
 from lodisc.encoder import require_known
 from pipelines import tracking
-from pipelines.images import RunImages, load_images, same_views, views_bytes, with_views
+from pipelines.data.run_images import RunImages, load_images, same_views, views_bytes, with_views
 from pipelines.pretrain import keep_encoder
 from pipelines.run.checkpoint import last_checkpoint
 from pipelines.run.config import ComputeConfig, PretrainConfig, config_from, load_recipe, to_dict

@@ -12,7 +12,7 @@ import ray.tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from pipelines.images import RunImages
+from pipelines.data.run_images import RunImages
 from pipelines.journal import now_ms
 from pipelines.pretrain import pretrain
 from pipelines.run.config import PretrainConfig, config_from, to_dict

@@ -14,7 +14,7 @@ from PIL import Image
 
 from lodisc.normalise import normalise
 from lodisc.views import eval_view
-from pipelines import decode
+from pipelines.data import decode
 from pipelines.exports import card, timm_hub
 from pipelines.exports.trained import Trained
 

@@ -26,7 +26,7 @@ class ImageEncoder(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
         import timm
         import torch
 
-        # A copy of `pipelines/decode.py`, see `pipelines/exports/mlflow_model.py`.
+        # A copy of `pipelines/data/decode.py`, see `pipelines/exports/mlflow_model.py`.
         from lodisc_decode import decode_image
 
         self.decode = decode_image

@@ -168,7 +168,8 @@ def threads_of(compute: ComputeConfig, device_type: str, reserved: float, share:
 
     Without a GPU, and unless the user said how many, it has its whole share, although some of that is reserved for data
     work: to draw views takes little of the time that a CPU takes to train on them. They are drawn at low priority
-    (`pipelines/ingest.py`), so training has every core while it has a batch, and they have them while it waits for one.
+    (`pipelines/data/stream.py`), so training has every core while it has a batch, and they have them while it waits for
+    one.
     """
     whole_share = device_type == "cpu" and compute.cpus_per_worker is None
     return max(1, int(share if whole_share else reserved))

@@ -23,7 +23,8 @@ import torch
 from lodisc.normalise import normalise
 from lodisc.precision import autocast, resolve_precision
 from lodisc.views import eval_view
-from pipelines.decode import decode_image
+from pipelines.data.decode import decode_image
+from pipelines.data.verify import SetAside, load_verified
 from pipelines.embed import content_hash, embed
 from pipelines.embeddings import (
     ABOUT,
@@ -37,7 +38,6 @@ from pipelines.embeddings import (
 from pipelines.features import extract, matrix
 from pipelines.options import EmbedConfig
 from pipelines.run.checkpoint import load_encoder, weights_fingerprint
-from pipelines.verify import SetAside, load_verified
 from tests.environment import REPOSITORY
 from tests.pipelines.checkpoints import write_checkpoint
 

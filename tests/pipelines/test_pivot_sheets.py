@@ -15,9 +15,9 @@ from lodisc.encoder import Encoder
 from lodisc.normalise import normalise
 from lodisc.pivots import keep_patches
 from lodisc.views import IMAGENET_MEAN, eval_view
-from pipelines.decode import decode_image
+from pipelines.data.decode import decode_image
+from pipelines.data.examples import Photograph
 from pipelines.figures import heat_map, picture_of
-from pipelines.photographs import Photograph
 from pipelines.pivot_sheets import BLANK, PivotSheets, chosen_layers, masked, see
 from tests.lodisc.tiny import PATCHES, attention_layers, tiny_encoder
 

@@ -14,13 +14,13 @@ from PIL import Image
 
 from cluster.cli import main
 from lodisc.encoder import Encoder
+from pipelines.data.sources import ROW
 from pipelines.embeddings import About, EmbeddingFolder, Origin, embedding_schema
 from pipelines.features import Embed
 from pipelines.figures import FRAME, GAP, GREY, LINE, MARGIN, SAME, TILE
 from pipelines.options import SearchConfig
 from pipelines.run.checkpoint import load_encoder, weights_fingerprint
 from pipelines.search import Found, scan, search
-from pipelines.sources import ROW
 from tests.pipelines.checkpoints import write_checkpoint
 
 

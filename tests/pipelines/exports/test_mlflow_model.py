@@ -25,7 +25,7 @@ from PIL import Image
 
 from lodisc.normalise import normalise
 from lodisc.views import eval_view
-from pipelines.decode import decode_image
+from pipelines.data.decode import decode_image
 from pipelines.exports import mlflow_model
 from pipelines.exports.trained import Trained
 from tests.pipelines.mlflow_server import free_port

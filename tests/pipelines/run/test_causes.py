@@ -16,7 +16,7 @@ import torch
 from ray import cloudpickle
 
 from lodisc.config import EncoderConfig, ModelConfig
-from pipelines.decode import ImageError
+from pipelines.data.decode import ImageError
 from pipelines.pretrain import pretrain
 from pipelines.run.causes import WorkersFailedError, explain, innermost, is_of_ray, may_help, name_cause
 from pipelines.run.config import ComputeConfig, DataConfig, InTrainingConfig, OptimConfig, PretrainConfig

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipelines import sources
-from pipelines.ingest import ImageStore
-from pipelines.labelled import load_labelled
+from pipelines.data.labelled import load_labelled
+from pipelines.data.samples import ImageStore
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageFile
 
-from pipelines.decode import ImageError, decode_image, load_image, open_image, upright_size
+from pipelines.data.decode import ImageError, decode_image, load_image, open_image, upright_size
 from tests.pipelines.bad_images import (
     GIANT_SIDE,
     ODD,

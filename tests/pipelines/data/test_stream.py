@@ -17,19 +17,10 @@ from PIL import Image
 from lodisc.config import ViewConfig
 from lodisc.views import CropAndFlip, TwoViews
 from pipelines import ingest
-from pipelines.decode import load_image
-from pipelines.ingest import (
-    NICENESS,
-    Draw,
-    DrawLabelled,
-    DrawViews,
-    ImageStore,
-    SampleOrder,
-    eval_images,
-    sample_stream,
-    scored_views,
-)
-from pipelines.seeds import seed_of
+from pipelines.data.decode import load_image
+from pipelines.data.samples import ImageStore, SampleOrder, seed_of
+from pipelines.data.scored import eval_images, scored_views
+from pipelines.data.stream import NICENESS, Draw, DrawLabelled, DrawViews, sample_stream
 
 SIZE = 16
 BATCH = 8

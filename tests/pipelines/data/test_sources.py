@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray.data
 
-from pipelines.sources import ROW, find_source, fingerprint, is_prepared, read_images
+from pipelines.data.sources import ROW, find_source, fingerprint, is_prepared, read_images
 from tests.pipelines.bad_images import ORDINARY, make_bad_folder, photograph
 from tests.pipelines.published import make_aircraft, make_cars, make_cub, write_image
 

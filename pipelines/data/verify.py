@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
-from pipelines.decode import ImageError, decode_image
-from pipelines.sources import ROW, is_prepared, read_images
+from pipelines.data.decode import ImageError, decode_image
+from pipelines.data.sources import ROW, is_prepared, read_images
 
 REASON = pa.field("reason", pa.string())
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.photographs import choose, in_shards, spread
+from pipelines.data.examples import choose, in_shards, spread
 
 
 def test_every_class_comes_once_before_one_comes_twice() -> None:

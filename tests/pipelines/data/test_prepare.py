@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipelines.decode import decode_image
-from pipelines.options import PrepareConfig
-from pipelines.prepare import Standardise, prepare
-from pipelines.sources import fingerprint, is_prepared, read_images
-from pipelines.verify import load_verified
+from pipelines.data.decode import decode_image
+from pipelines.data.options import PrepareConfig
+from pipelines.data.prepare import Standardise, prepare
+from pipelines.data.sources import fingerprint, is_prepared, read_images
+from pipelines.data.verify import load_verified
 from tests.pipelines.bad_images import ODD, ORDINARY, make_bad_folder, photograph, upper_red_lower_blue
 from tests.pipelines.published import write_image
 

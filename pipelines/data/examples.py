@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.decode import ImageError, decode_image
-from pipelines.layouts import IMAGE_ENDINGS
-from pipelines.sources import find_source, list_images, open_filesystem, read_images
+from pipelines.data.decode import ImageError, decode_image
+from pipelines.data.layouts import IMAGE_ENDINGS
+from pipelines.data.sources import find_source, list_images, open_filesystem, read_images
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _candidates(text: str, seed: int) -> Iterator[tuple[str, str | None, bytes]]
 
 
 def _from_shards(text: str, seed: int) -> Iterator[tuple[str, str | None, bytes]]:
-    from pipelines.ingest import ImageStore
+    from pipelines.data.samples import ImageStore
 
     images = read_images(text).materialize()
     store = ImageStore.from_dataset(images)

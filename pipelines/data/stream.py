@@ -1,32 +1,24 @@
-"""Feed training: from encoded images in the object store to an ordered stream of augmented pairs of views.
-
-A run reads one stream of *samples*, numbered from 0 to the end of its last epoch. Which image sample n shows, and how
-its two views are drawn, is a function of (seed, n) alone. So a run resumes at any step by starting the stream there,
-and the global batch of a step holds the same views however many workers share it.
-"""
+"""Feed training: an ordered stream of augmented views, drawn from the encoded images of a run's samples."""
 
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import cv2
 import numpy as np
 import psutil
-import pyarrow as pa
 import ray
 import ray.data
 
 from lodisc.config import ViewConfig
-from lodisc.views import CropAndFlip, TwoViews, eval_view
-from pipelines.decode import decode_image, load_image, open_image, upright_size
+from lodisc.views import CropAndFlip, TwoViews
+from pipelines.data.decode import load_image, open_image, upright_size
+from pipelines.data.samples import ImageStore, SampleOrder, seed_of
 from pipelines.run.nodes import ON_INGEST_NODES
-from pipelines.seeds import seed_of
 
 if TYPE_CHECKING:
     import torch
@@ -37,72 +29,6 @@ SAMPLES_PER_TASK = 512
 # A worker that trains on this machine's CPUs goes first (`pipelines/run/nodes.py`): Ray gives all its processes a
 # niceness of 15, and only a higher one may anybody set.
 NICENESS = 19
-
-
-@dataclass(frozen=True)
-class ImageStore:
-    """Encoded images in Ray's object store, for random access from any node.
-
-    Attributes:
-        blocks: references to Arrow tables with a `bytes` column.
-        starts: (blocks + 1,) int64; block i holds images starts[i] to starts[i + 1].
-    """
-
-    blocks: list[ray.ObjectRef]
-    starts: np.ndarray
-
-    @classmethod
-    def from_dataset(cls, dataset: ray.data.Dataset) -> ImageStore:
-        """Hold a materialised dataset's rows, in its order."""
-        bundles = list(dataset.iter_internal_ref_bundles())
-        refs = [ref for bundle in bundles for ref in bundle.block_refs]
-        sizes = [about.num_rows for bundle in bundles for about in bundle.metadata]
-        return cls(refs, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def read(self, indices: np.ndarray) -> Iterator[bytes]:
-        """Yield the encoded bytes of the images at `indices` (n,), 0 <= index < len(self), in that order."""
-        owners = np.searchsorted(self.starts, indices, side="right") - 1
-        needed = np.unique(owners)
-        tables = dict(zip(needed, ray.get([self.blocks[i] for i in needed]), strict=True))
-        for index, owner in zip(indices, owners, strict=True):
-            yield tables[owner]["bytes"][int(index - self.starts[owner])].as_py()
-
-
-@dataclass(frozen=True)
-class SampleOrder:
-    """Which image each sample of a run shows: every epoch a fresh permutation, cut to whole batches.
-
-    Attributes:
-        seed: of the run.
-        images: how many images there are.
-        batch_size: the global batch.
-    """
-
-    seed: int
-    images: int
-    batch_size: int
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.images // self.batch_size
-
-    def image_of(self, samples: np.ndarray) -> np.ndarray:
-        """Return the image index (n,) int64 of each sample number (n,)."""
-        epochs, places = np.divmod(samples, self.steps_per_epoch * self.batch_size)
-        result = np.empty_like(samples)
-        for epoch in np.unique(epochs):
-            order = epoch_order(self.seed, int(epoch), self.images)
-            result[epochs == epoch] = order[places[epochs == epoch]]
-        return result
-
-
-@lru_cache(maxsize=2)
-def epoch_order(seed: int, epoch: int, images: int) -> np.ndarray:
-    """Return an epoch's permutation of the images. A process keeps the last two: a million images take 20 ms."""
-    return np.random.default_rng([seed, epoch]).permutation(images)
 
 
 class Draw(Protocol):
@@ -228,48 +154,3 @@ def training_batches(
     """Yield (sample (B,) int64, view1, view2 (B, 3, H, W) uint8, on the CPU) of a worker's share, B = batch_size."""
     for batch in shard.iter_torch_batches(batch_size=batch_size, device="cpu", prefetch_batches=2):
         yield batch["sample"], batch["view1"], batch["view2"]
-
-
-def scored_views(store: ImageStore, targets: np.ndarray, chosen: np.ndarray, image_size: int) -> ray.data.Dataset:
-    """Return the evaluation views of the images `chosen` (n,) of a store, held in the object store.
-
-    Rows are {view, target}: uint8 (3, H, W), and the image's number in `targets` (images,) int64.
-    """
-
-    def draw(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        images = store.read(batch["index"])
-        views = [eval_view(decode_image(data), image_size) for data in images]
-        return {"view": np.stack(views), "target": targets[batch["index"]]}
-
-    indices = ray.data.from_arrow(pa.table({"index": chosen})).repartition(math.ceil(len(chosen) / 128))
-    return indices.map_batches(draw, batch_size=None).materialize()
-
-
-def at_most(dataset: ray.data.Dataset, limit: int, seed: int) -> ray.data.Dataset:
-    """Return a materialised dataset, or `limit` of its rows, drawn by `seed`, where it has more."""
-    count = dataset.count()
-    if count <= limit:
-        return dataset
-    chosen = np.sort(np.random.default_rng([seed, count]).choice(count, limit, replace=False))
-    table = pa.concat_tables(ray.get(dataset.to_arrow_refs())).take(chosen)
-    return ray.data.from_arrow(table).repartition(max(1, limit // 128))
-
-
-def eval_images(
-    dataset: ray.data.Dataset, views: ViewConfig, image_size: int, limit: int, seed: int
-) -> ray.data.Dataset:
-    """Return at most `limit` images, drawn by `seed`, decoded once and held in the object store.
-
-    Rows are {image, view, path, label, coarse}: the evaluation view and a random one, uint8 (3, H, W).
-    """
-    dataset = at_most(dataset, limit, seed)
-    two_views = TwoViews(views, image_size)
-
-    def view(row: dict) -> dict:
-        data = row.pop("bytes")
-        opened = open_image(data)
-        drawn, _ = two_views(upright_size(opened), partial(load_image, opened), seed_of(seed, zlib.crc32(data)))
-        return {**row, "image": eval_view(decode_image(data), image_size), "view": drawn}
-
-    dataset.context.execution_options.preserve_order = True
-    return dataset.map(view).materialize()

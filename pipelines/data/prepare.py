@@ -13,10 +13,10 @@ import ray.data
 from PIL import Image
 from pyarrow import fs
 
-from pipelines.decode import ImageError, decode_image, open_image
-from pipelines.options import PrepareConfig
-from pipelines.sources import BLOCK_BYTES, PREPARED, fingerprint, open_filesystem, read_images
-from pipelines.verify import SetAside, say_set_aside, split_usable
+from pipelines.data.decode import ImageError, decode_image, open_image
+from pipelines.data.options import PrepareConfig
+from pipelines.data.sources import BLOCK_BYTES, PREPARED, fingerprint, open_filesystem, read_images
+from pipelines.data.verify import SetAside, say_set_aside, split_usable
 
 UPRIGHT = 1
 ORIENTATION = 0x0112  # EXIF tag

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pyarrow import fs
 
-from pipelines import layouts
-from pipelines.layouts import Folder, official_layout
+from pipelines.data import layouts
+from pipelines.data.layouts import Folder, official_layout
 from tests.pipelines.published import CARS, make_aircraft, make_cars, make_cub, write_image
 
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 
 import ray.data
 
-from pipelines.ingest import DrawViews, ImageStore, SampleOrder, eval_images, sample_stream
+from pipelines.data.samples import ImageStore, SampleOrder
+from pipelines.data.scored import eval_images
+from pipelines.data.sources import fingerprint
+from pipelines.data.stream import DrawViews, sample_stream
+from pipelines.data.verify import usable_images
 from pipelines.run.config import PretrainConfig
 from pipelines.run.folder import RunFolder
-from pipelines.sources import fingerprint
-from pipelines.verify import usable_images
 
 
 @dataclass(frozen=True)

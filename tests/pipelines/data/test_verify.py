@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import ray.data
 
-from pipelines.sources import ROW
-from pipelines.verify import SetAside, load_verified, usable_images
+from pipelines.data.sources import ROW
+from pipelines.data.verify import SetAside, load_verified, usable_images
 from tests.pipelines.bad_images import ODD, ORDINARY, make_bad_folder
 from tests.pipelines.published import write_image
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import ray.data
 
-from pipelines.features import all_or_none
-from pipelines.verify import usable_images
+from pipelines.data.verify import usable_images
 
 
 @dataclass(frozen=True)
@@ -55,3 +54,9 @@ def load_labelled(source: str, field: str) -> LabelledImages:
             f"{missing[0]}; give every image one, as in CLASS/x.jpg or a list of lines `path, label`"
         )
     return LabelledImages(dataset, labels, all_or_none(rows["coarse"]))
+
+
+def all_or_none(labels: list[str | None]) -> list[str] | None:
+    """Return the labels where every image has one, else None."""
+    present = [label for label in labels if label is not None]
+    return present if len(present) == len(labels) else None

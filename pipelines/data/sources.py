@@ -23,8 +23,8 @@ import ray
 import ray.data
 from pyarrow import fs
 
-from pipelines import layouts
-from pipelines.layouts import OFFICIAL, Folder, official_layout
+from pipelines.data import layouts
+from pipelines.data.layouts import OFFICIAL, Folder, official_layout
 
 ROW = pa.schema([("bytes", pa.binary()), ("path", pa.string()), ("label", pa.string()), ("coarse", pa.string())])
 PREPARED = "report.json"  # `lodisc prepare` writes it beside its shards when they are complete

@@ -1,0 +1,1 @@
+"""Images on their way from files to views, on Ray Data. Imports run and lodisc."""
