@@ -24,7 +24,7 @@ from pipelines.demo_images import generate_demo_images
 from pipelines.pretrain import pretrain
 from pipelines.run.config import load_recipe
 from pipelines.run.folder import FINISHED
-from pipelines.run_record import read_record
+from pipelines.tracking.record import read_record
 from pipelines.train_loop import NonFiniteLossError
 
 HEALTHY = "healthy"

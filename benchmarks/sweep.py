@@ -21,7 +21,7 @@ from pipelines.options import EvaluateConfig
 from pipelines.pretrain import pretrain
 from pipelines.run.config import DataConfig, TrackingConfig, load_recipe
 from pipelines.run.folder import FINISHED
-from pipelines.tracking import find_run
+from pipelines.tracking.store import find_run
 from tuning.config import SweepConfig
 from tuning.report import SWEEP_TAG, SweepReport, importance, read_sweep
 from tuning.sweep import tune

@@ -15,7 +15,7 @@ from pipelines.data.sources import size_of
 from pipelines.fit import Plans
 from pipelines.run.config import PretrainConfig
 from pipelines.run.nodes import training_nodes
-from pipelines.tracking import SQLITE, without_password
+from pipelines.tracking.store import SQLITE, without_password
 
 MOST_SKEW = 2.0  # seconds
 SECONDS_FOR_DASHBOARD = 30

@@ -135,8 +135,8 @@ COMMANDS = {
         uses_ray=False,
     ),
     "ui": Command(
-        "pipelines.options:UIConfig",
-        "pipelines.ui:ui",
+        "pipelines.tracking.options:UIConfig",
+        "pipelines.tracking.ui:ui",
         "open MLflow on the runs",
         uses_ray=False,
     ),

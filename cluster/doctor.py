@@ -17,7 +17,7 @@ from cluster.options import DoctorConfig
 from cluster.probe import MARK, Answers, Questions, clock, probe
 from pipelines.run.every_node import PATIENCE, ask_every_node
 from pipelines.run.folder import RunFolder, named
-from pipelines.tracking import store_uri
+from pipelines.tracking.store import store_uri
 
 
 def doctor(config: DoctorConfig) -> None:

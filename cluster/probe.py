@@ -16,7 +16,7 @@ import torch
 
 from pipelines.data.sources import find_source
 from pipelines.run.folder import RunFolder
-from pipelines.tracking import is_missing, open_client
+from pipelines.tracking.store import is_missing, open_client
 
 PACKAGES = ("lodisc", "ray", "torch", "torchvision", "timm", "mlflow", "pyarrow", "numpy")
 MARK = "written by the driver"

@@ -16,7 +16,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from pipelines.run.config import TrackingConfig
-from pipelines.tracking import find_run, local_database
+from pipelines.tracking.store import find_run, local_database
 from tests.pipelines.mlflow_pages import Pages, missing_browser
 from tests.pipelines.mlflow_server import Server
 from tuning.report import SWEEP_TAG

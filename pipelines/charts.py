@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipelines.run_record import Curve
+from pipelines.tracking.record import Curve
 
 SERIES = 3  # colours that a page defines
 # Colours that no chart has, and the page's variables that take their places.

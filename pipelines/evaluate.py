@@ -17,9 +17,9 @@ from lodisc.probes.retrieval import retrieval_queries, retrieval_scores
 from pipelines.confusion import confusion_summary, confusion_table
 from pipelines.data.verify import usable_images
 from pipelines.features import Features, extract
-from pipelines.journal import now_ms
 from pipelines.options import NEED_GALLERY, PROBES, EvaluateConfig
 from pipelines.run.checkpoint import load_encoder
+from pipelines.tracking.store import track
 
 NAMES = {"knn": "k-NN", "retrieval": "retrieval", "linear": "linear probe"}
 # Of each image, the classes that it may be of, best first.
@@ -219,17 +219,3 @@ def _write(path: Path, result: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {path}")
-
-
-def track(metrics: dict[str, float], step: int, run_id: str, uri: str) -> None:
-    """Add points to a run that no worker writes to; a store that does not take them costs a warning."""
-    from mlflow.entities import Metric
-
-    from pipelines.tracking import open_client
-
-    now = now_ms()
-    try:
-        points = [Metric(name, value, now, step) for name, value in metrics.items()]
-        open_client(uri).log_batch(run_id, metrics=points)
-    except Exception as error:  # The scores are on the screen and on disk: no fault of a store may undo that.
-        print(f"warning: the scores are not in MLflow ({uri}, run {run_id}): {type(error).__name__}: {error}")

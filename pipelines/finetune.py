@@ -19,23 +19,22 @@ from lodisc.config import EncoderConfig
 from lodisc.encoder import Encoder
 from lodisc.probes.linear import held_out_fifth
 from lodisc.views import IMAGENET_MEAN, IMAGENET_STD, CropAndFlip
-from pipelines import tracking
 from pipelines.classification import Predictions
 from pipelines.data.labelled import LabelledImages, load_labelled
 from pipelines.data.samples import ImageStore, SampleOrder
 from pipelines.data.scored import scored_views
 from pipelines.data.sources import fingerprint
 from pipelines.data.stream import DrawLabelled, sample_stream
-from pipelines.evaluate import track
 from pipelines.features import extract
 from pipelines.finetune_config import FinetuneConfig
 from pipelines.finetune_loop import FinetuneJob, finetune_worker
 from pipelines.fit import Plans, fit
-from pipelines.pretrain import open_tracking
 from pipelines.run.checkpoint import find_checkpoint, load_encoder, read_state
 from pipelines.run.folder import FINISHED, RunFolder, claimed, named, open_run
 from pipelines.run.progress import terminal_style
 from pipelines.run.shared_storage import require_shared
+from pipelines.tracking.runs import RunHandle, finish_run, log_files, open_tracking
+from pipelines.tracking.store import store_warming, track
 
 WEIGHTS, ABOUT, SCORES = "classifier.safetensors", "classifier.json", "scores.json"
 KEPT = 2  # checkpoints
@@ -107,7 +106,7 @@ def _finetune(config: FinetuneConfig) -> FinetuneResult:
     require_shared(config.storage)
     _, about = load_encoder(config.checkpoint)
     encoder = EncoderConfig(**{**about["config"]["encoder"], "weights": "random"})
-    with tracking.store_warming(config.tracking, config.storage):
+    with store_warming(config.tracking, config.storage):
         task = load_task(config)
     order = sample_order(config, task)
     prints = {
@@ -123,7 +122,7 @@ def _finetune(config: FinetuneConfig) -> FinetuneResult:
         datasets = {"views": _views(job, folder, task, order, encoder), **_scored(config, task, encoder)}
         fit(finetune_worker, job, folder, datasets, plans, KEPT)
     else:  # It was interrupted between its last step and its scores.
-        tracking.finish_run(run, "FINISHED")
+        finish_run(run, "FINISHED")
     return _finish(config, folder, run, task, encoder)
 
 
@@ -194,7 +193,7 @@ def _scored(config: FinetuneConfig, task: Task, encoder: EncoderConfig) -> dict[
 
 
 def _finish(
-    config: FinetuneConfig, folder: RunFolder, run: tracking.RunHandle, task: Task, encoder: EncoderConfig
+    config: FinetuneConfig, folder: RunFolder, run: RunHandle, task: Task, encoder: EncoderConfig
 ) -> FinetuneResult:
     """Test the classifier of the last checkpoint on all test images, print the result, and keep both."""
     model, state = load_classifier(folder.path, len(task.classes), encoder)
@@ -216,7 +215,7 @@ def _finish(
     for name, content in files.items():
         folder.write_json(name, content)
     print(f"the classifier is {folder.path}/{WEIGHTS}; {ABOUT} beside it names its classes")
-    tracking.log_files(run, {name: json.dumps(content, indent=2).encode() for name, content in files.items()})
+    log_files(run, {name: json.dumps(content, indent=2).encode() for name, content in files.items()})
     scores = {f"test/{name}": value for name, value in predictions.scores().items()}
     track(scores, state["step"], run.run_id, run.uri)
     result = FinetuneResult(folder.path, run.run_id, run.uri, rate, scores)

@@ -22,7 +22,6 @@ from lodisc.normalise import normalise
 from lodisc.precision import autocast, fused_trains_faster, resolve_precision
 from lodisc.schedules import learning_rate_at
 from pipelines.finetune_config import FULL_WARMUP, FinetuneConfig
-from pipelines.journal import Entry
 from pipelines.leave import Summons
 from pipelines.run.checkpoint import load_encoder, read_state
 from pipelines.run.config import to_dict
@@ -30,7 +29,9 @@ from pipelines.run.folder import RunFolder
 from pipelines.run.nodes import use_worker_cpus
 from pipelines.run.progress import Progress, Style
 from pipelines.throughput import Throughput
-from pipelines.tracking import RunHandle, Tracker
+from pipelines.tracking.journal import Entry
+from pipelines.tracking.runs import RunHandle
+from pipelines.tracking.tracker import Tracker
 from pipelines.train_loop import NonFiniteLossError, report_checkpoint, synchronised
 
 SCORING_BATCH = 128

@@ -22,7 +22,6 @@ from ray.train._internal.session import get_session
 from ray.train.torch import TorchTrainer
 
 from lodisc.distributed import rank
-from pipelines import tracking
 from pipelines.leave import FILE as LEAVE
 from pipelines.leave import CalledAwayError, leaving_on_sigterm
 from pipelines.release import ReleasePlacement
@@ -31,6 +30,7 @@ from pipelines.run.checkpoint import repair_register
 from pipelines.run.config import ComputeConfig
 from pipelines.run.folder import RunFolder
 from pipelines.run.nodes import Placement, may_grow, plan_workers, total, training_nodes, worker_resources
+from pipelines.tracking.runs import RunHandle, finish_run
 from pipelines.train_loop import NonFiniteLossError
 
 NO_RETRIES = ray.train.FailureConfig(  # type: ignore[call-arg]  # of Train V2
@@ -48,7 +48,7 @@ class Job(Protocol):
     """What the driver hands to every worker."""
 
     @property
-    def run(self) -> tracking.RunHandle: ...
+    def run(self) -> RunHandle: ...
 
     @property
     def total_steps(self) -> int: ...
@@ -95,7 +95,7 @@ def fit(
         status = "KILLED"
         raise
     finally:
-        tracking.finish_run(job.run, status, {"restarts": str(failures.total)})
+        finish_run(job.run, status, {"restarts": str(failures.total)})
     return result
 
 

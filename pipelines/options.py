@@ -327,22 +327,3 @@ class DemoConfig:
         if not Path(self.data).exists():
             require_writable("data", self.data)
         require_writable("storage", self.storage)
-
-
-@dataclass(frozen=True, kw_only=True)
-class UIConfig:
-    """What to show, and where.
-
-    Attributes:
-        storage: folder that holds the runs.
-        port: of the pages' address.
-        host: of the pages' address; 127.0.0.1 is reached from this machine only.
-    """
-
-    storage: str = "runs"
-    port: int = 5000
-    host: str = "127.0.0.1"
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.port <= 65535:
-            raise ValueError(f"port must be between 1 and 65535, got {self.port}")

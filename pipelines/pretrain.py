@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import ray.train
 
 from lodisc.encoder import require_known
-from pipelines import tracking
 from pipelines.data.run_images import RunImages, images_for, load_images, sample_order, views_from_last_checkpoint
 from pipelines.fit import Plans, fit
 from pipelines.profile import WARM_UP
-from pipelines.run.checkpoint import load_encoder
-from pipelines.run.config import PretrainConfig, to_dict
-from pipelines.run.folder import FINISHED, NamedConfig, RunFolder, claimed, named, open_run
+from pipelines.run.config import PretrainConfig
+from pipelines.run.folder import FINISHED, claimed, named, open_run
 from pipelines.run.progress import Style, terminal_style
 from pipelines.run.shared_storage import require_shared
+from pipelines.tracking.model import keep_encoder
+from pipelines.tracking.runs import open_tracking
+from pipelines.tracking.store import store_warming
 from pipelines.train_loop import TrainJob, train_worker
 
 
@@ -80,7 +80,7 @@ def _pretrain(
     plans = Plans(config.compute, config.optim.batch_size)
     require_shared(config.storage)
     if images is None:
-        with tracking.store_warming(config.tracking, config.storage):
+        with store_warming(config.tracking, config.storage):
             images = load_images(config)
     else:
         images = images_for(images, config)
@@ -111,31 +111,3 @@ def _refuse_long_profile(config: PretrainConfig, steps: int) -> None:
             f"profile: {config.profile} steps and {WARM_UP} before them to warm up are more than the {steps} that the "
             "run still has"
         )
-
-
-class TrackedConfig(NamedConfig, Protocol):
-    """The config of a run that MLflow keeps."""
-
-    @property
-    def tracking(self) -> tracking.TrackingConfig: ...
-
-
-def open_tracking(
-    config: TrackedConfig, folder: RunFolder, fingerprints: dict[str, str], parent_run_id: str | None = None
-) -> tracking.RunHandle:
-    """Create the MLflow run, or reopen the one that the folder names."""
-    if config.resume:
-        return tracking.resume_run(tracking.RunHandle(**folder.read_json("tracking.json")))
-    run = tracking.create_run(
-        config.tracking, config.storage, folder.name, to_dict(config), fingerprints, parent_run_id
-    )
-    folder.write_json("tracking.json", asdict(run))
-    folder.write_config(config)
-    return run
-
-
-def keep_encoder(run: tracking.RunHandle, run_dir: str) -> None:
-    """Log the encoder of a run's last checkpoint to MLflow as a model that can be registered and served."""
-    encoder, about = load_encoder(run_dir)
-    size = about["config"]["encoder"]["image_size"]
-    tracking.log_encoder(run, encoder, np.zeros((2, 3, size, size), dtype=np.float32), step=about["step"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from pipelines.tracking import Tracker
+from pipelines.tracking.tracker import Tracker
 
 WARM_UP = 1
 OPERATORS = 40

@@ -18,9 +18,9 @@ from pipelines.options import ReportConfig
 from pipelines.report_page import Page, render
 from pipelines.run.checkpoint import load_encoder
 from pipelines.run.files import write_whole
-from pipelines.run_record import RunRecord, read_record
 from pipelines.show import load_untrained, run_sheets
-from pipelines.tracking import open_client, without_password
+from pipelines.tracking.record import RunRecord, read_record
+from pipelines.tracking.store import open_client, without_password
 
 ARTIFACT = "report/report.html"
 T = TypeVar("T")

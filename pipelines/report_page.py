@@ -20,9 +20,9 @@ from pipelines.data.decode import decode_image
 from pipelines.figures import picture_of
 from pipelines.findings import Findings
 from pipelines.run.config import flatten
-from pipelines.run_record import RunRecord
 from pipelines.sheets import Sheet
-from pipelines.tracking import without_password
+from pipelines.tracking.record import RunRecord
+from pipelines.tracking.store import without_password
 
 TEMPLATE = "report.html"
 THUMBNAIL = 160

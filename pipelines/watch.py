@@ -20,7 +20,7 @@ from pipelines.figures import neighbour_sheet, pivot_overlays
 from pipelines.profile import StepTrace
 from pipelines.run.progress import Progress
 from pipelines.throughput import Throughput, peak_flops
-from pipelines.tracking import Tracker
+from pipelines.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from pipelines.train_loop import Learner, TrainJob

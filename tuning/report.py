@@ -15,7 +15,8 @@ import yaml
 
 from pipelines.run.config import config_from, to_dict
 from pipelines.run.folder import RunFolder
-from pipelines.tracking import RunHandle, find_run, log_files, open_client
+from pipelines.tracking.runs import RunHandle, log_files
+from pipelines.tracking.store import find_run, open_client
 from tuning import figures
 from tuning.config import ReportConfig
 from tuning.objective import Objective, find_objective

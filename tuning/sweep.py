@@ -20,13 +20,14 @@ from ray.util.state.exception import RayStateApiException
 
 from lodisc.config import EncoderConfig
 from lodisc.encoder import require_known
-from pipelines import tracking
 from pipelines.data.run_images import RunImages, load_images, same_views, views_bytes, with_views
-from pipelines.pretrain import keep_encoder
 from pipelines.run.checkpoint import last_checkpoint
-from pipelines.run.config import ComputeConfig, PretrainConfig, config_from, load_recipe, to_dict
+from pipelines.run.config import ComputeConfig, PretrainConfig, TrackingConfig, config_from, load_recipe, to_dict
 from pipelines.run.folder import FINISHED, RunFolder, claimed, named, open_run
 from pipelines.run.nodes import training_nodes
+from pipelines.tracking.model import keep_encoder
+from pipelines.tracking.runs import RunHandle, create_run, finish_run, log_files, resume_run
+from pipelines.tracking.store import store_warming
 from tuning.config import SweepConfig
 from tuning.objective import Objective
 from tuning.report import BASE, SWEEP_TAG, SweepReport, publish, read_sweep
@@ -76,13 +77,13 @@ def _tune(config: SweepConfig, folder: RunFolder) -> SweepReport:
     for encoder in searched_encoders(config):
         require_known(encoder)
     concurrent, compute = plan(config, base, folder)
-    with tracking.store_warming(config.tracking, config.storage):
+    with store_warming(config.tracking, config.storage):
         images = load_images(base)
     require_labels(images, objective)
     sweep = open_sweep(config, base, folder, images)
     folder.write_json(PLAN, {"concurrent": concurrent})
 
-    in_sweep = tracking.TrackingConfig(uri=sweep.uri, experiment=config.tracking.experiment)
+    in_sweep = TrackingConfig(uri=sweep.uri, experiment=config.tracking.experiment)
     base = replace(base, storage=folder.path, tracking=in_sweep, compute=compute)
     threads = f"{concurrent} side by side" if concurrent > 1 else "one after another"
     status = "FAILED"
@@ -99,7 +100,7 @@ def _tune(config: SweepConfig, folder: RunFolder) -> SweepReport:
         print(f"interrupted; continue with the same command and --name {folder.name} --resume", flush=True)
         raise
     finally:
-        tracking.finish_run(sweep, status)
+        finish_run(sweep, status)
 
 
 def searched_encoders(config: SweepConfig) -> set[EncoderConfig]:
@@ -147,14 +148,14 @@ def plan(config: SweepConfig, base: PretrainConfig, folder: RunFolder) -> tuple[
         ) from error
 
 
-def open_sweep(config: SweepConfig, base: PretrainConfig, folder: RunFolder, images: RunImages) -> tracking.RunHandle:
+def open_sweep(config: SweepConfig, base: PretrainConfig, folder: RunFolder, images: RunImages) -> RunHandle:
     """Create the sweep's MLflow run, or reopen the one that the folder names."""
     if config.resume:
-        return tracking.resume_run(tracking.RunHandle(**folder.read_json("tracking.json")))
+        return resume_run(RunHandle(**folder.read_json("tracking.json")))
     tags = {**images.fingerprints, SWEEP_TAG: config.goal().name}
-    handle = tracking.create_run(config.tracking, config.storage, folder.name, to_dict(config), tags)
+    handle = create_run(config.tracking, config.storage, folder.name, to_dict(config), tags)
     alone = replace(base, tracking=config.tracking, name=None)
-    tracking.log_files(handle, {BASE: yaml.safe_dump(to_dict(alone), sort_keys=False).encode()})
+    log_files(handle, {BASE: yaml.safe_dump(to_dict(alone), sort_keys=False).encode()})
     folder.write_json("tracking.json", asdict(handle))
     folder.write_config(config)
     return handle
@@ -202,7 +203,7 @@ def run_trials(
     base: PretrainConfig,
     objective: Objective,
     folder: RunFolder,
-    sweep: tracking.RunHandle,
+    sweep: RunHandle,
     images: RunImages,
     concurrent: int,
 ) -> int:
@@ -306,7 +307,7 @@ def scheduler(config: SweepConfig, epochs: int) -> TrialScheduler:
             return FIFOScheduler()
 
 
-def conclude(folder: RunFolder, sweep: tracking.RunHandle) -> SweepReport:
+def conclude(folder: RunFolder, sweep: RunHandle) -> SweepReport:
     """Report a sweep whose trials have all ended, and keep its best encoder as an MLflow model of its trial.
 
     Raises:
@@ -326,6 +327,6 @@ def conclude(folder: RunFolder, sweep: tracking.RunHandle) -> SweepReport:
         raise ValueError(f"no trial of {folder.name} came to a score: {reasons[0] if reasons else 'none was run'}")
     trial = RunFolder(f"{folder.path}/{report.best.name}")
     if last_checkpoint(trial.path) is not None:
-        keep_encoder(tracking.RunHandle(**trial.read_json("tracking.json")), trial.path)
+        keep_encoder(RunHandle(**trial.read_json("tracking.json")), trial.path)
     print(f"to pretrain with it: lodisc pretrain --config {folder.path}/best.yaml", flush=True)
     return report

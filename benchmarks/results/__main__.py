@@ -30,7 +30,7 @@ from pipelines.pretrain import pretrain
 from pipelines.run.checkpoint import load_encoder
 from pipelines.run.config import PretrainConfig, to_dict
 from pipelines.run.folder import FINISHED
-from pipelines.run_record import read_record
+from pipelines.tracking.record import read_record
 
 ALL = 10**9  # images: more than any set has
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from torch import Tensor
 from lodisc.encoder import Encoder
 from lodisc.views import eval_short_side
 from pipelines.run.checkpoint import load_encoder
-from pipelines.tracking import is_missing, open_client
+from pipelines.tracking.store import is_missing, open_client
 
 SCORES = ("eval/", "test/")  # what `pretrain` and `evaluate` log
 FINGERPRINT = "dataset."

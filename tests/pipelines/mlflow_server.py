@@ -18,7 +18,7 @@ from typing import Self
 from tests.environment import environment_outside
 
 START_SECONDS = 120.0
-SERVE = "import sys; from pipelines.ui import UIConfig, ui; ui(UIConfig(**eval(sys.argv[1])))"
+SERVE = "import sys; from pipelines.tracking.ui import UIConfig, ui; ui(UIConfig(**eval(sys.argv[1])))"
 
 
 class Server:

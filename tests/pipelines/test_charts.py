@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipelines.charts import POINTS, VARIABLES, chart, running_mean, short, thinned
-from pipelines.run_record import Curve
+from pipelines.tracking.record import Curve
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -30,7 +30,6 @@ from pipelines.evaluate import score
 from pipelines.features import embed_decoded
 from pipelines.leave import FILE as LEAVE
 from pipelines.leave import SECONDS_BETWEEN_LOOKS
-from pipelines.new_store import make_database
 from pipelines.pretrain import PretrainResult, pretrain
 from pipelines.run.causes import WorkersFailedError
 from pipelines.run.checkpoint import directory_name, find_checkpoint, last_checkpoint, load_encoder, read_state, step_of
@@ -46,7 +45,8 @@ from pipelines.run.config import (
 )
 from pipelines.run.folder import FINISHED, RunFolder
 from pipelines.stopwatch import PHASES
-from pipelines.tracking import RunHandle
+from pipelines.tracking.new_store import make_database
+from pipelines.tracking.runs import RunHandle
 from pipelines.train_loop import NonFiniteLossError
 from pipelines.watch import PROBES
 from tests.cluster.nodes import wait_for

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from pipelines.run.config import DataConfig, TrackingConfig, load_recipe, to_dict
-from pipelines.tracking import create_run, finish_run, log_files
+from pipelines.tracking.runs import create_run, finish_run, log_files
 from tests.pipelines.mlflow_pages import Pages, missing_browser
 from tests.pipelines.mlflow_server import Server
 from tuning.config import SweepConfig

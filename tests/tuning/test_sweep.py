@@ -28,7 +28,7 @@ from lodisc.encoder import Encoder
 from pipelines.pretrain import pretrain
 from pipelines.run.config import DataConfig, TrackingConfig, load_recipe, to_dict
 from pipelines.run.folder import FINISHED, RunFolder
-from pipelines.tracking import create_run, log_files
+from pipelines.tracking.runs import create_run, log_files
 from tests.environment import REPOSITORY, environment_outside
 from tuning.config import SweepConfig
 from tuning.report import BASE, SWEEP_TAG, SweepReport

@@ -11,7 +11,8 @@ from ray.tune import Result
 
 from pipelines.run.config import TrackingConfig
 from pipelines.run.folder import RunFolder
-from pipelines.tracking import RunHandle, Tracker, create_run
+from pipelines.tracking.runs import RunHandle, create_run
+from pipelines.tracking.tracker import Tracker
 from tuning.sweep import has_ended
 from tuning.trial import COMPLETED, DIVERGED, FAILED, STOPPED, Outcome, read_outcome, write_outcome
 from tuning.watch import close_run, explain

@@ -22,10 +22,11 @@ from PIL import Image
 
 from lodisc.config import EncoderConfig
 from lodisc.encoder import Encoder
-from pipelines import tracking
-from pipelines.journal import Journal
 from pipelines.run.config import TrackingConfig
-from pipelines.tracking import RunHandle, Tracker, create_run, finish_run, log_encoder, resume_run
+from pipelines.tracking.journal import Journal
+from pipelines.tracking.model import log_encoder
+from pipelines.tracking.runs import RunHandle, create_run, finish_run, resume_run
+from pipelines.tracking.tracker import Tracker
 from tests.environment import environment_outside
 from tests.pipelines.disk import fill
 from tests.pipelines.mlflow_server import Server, free_port
@@ -40,8 +41,9 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "QUICK_RETRIES", (0.05, 0.05, 0.05))
-    monkeypatch.setattr(tracking, "SLOW_RETRY", 0.2)
+    for module in ("runs", "tracker"):
+        monkeypatch.setattr(f"pipelines.tracking.{module}.QUICK_RETRIES", (0.05, 0.05, 0.05))
+    monkeypatch.setattr("pipelines.tracking.tracker.SLOW_RETRY", 0.2)
 
 
 def steps(handle: RunHandle, metric: str = "loss") -> list[int]:
@@ -102,7 +104,7 @@ def test_metrics_files_and_the_machine_are_tracked(
     storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
-    monkeypatch.setattr(tracking, "FIRST_SAMPLE", 0.0)
+    monkeypatch.setattr("pipelines.tracking.tracker.FIRST_SAMPLE", 0.0)
     handle = create_run(TrackingConfig(), str(storage), "tracked", {})
     tracker = Tracker(handle)
     for step in range(5):
@@ -286,7 +288,9 @@ def test_a_store_that_cannot_be_used_is_refused_before_work_starts(tmp_path: Pat
 
 @pytest.mark.slow
 def test_drivers_that_start_together_make_one_store(tmp_path: Path) -> None:
-    code = "import sys; from pipelines.tracking import *; create_run(TrackingConfig(), sys.argv[1], sys.argv[2], {})"
+    code = (
+        "import sys; from pipelines.tracking.runs import *; create_run(TrackingConfig(), sys.argv[1], sys.argv[2], {})"
+    )
     env = environment_outside()
     drivers = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name], env=env, cwd=tmp_path) for name in "ab"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipelines.tracking import is_missing, open_client, without_password
+from pipelines.tracking.store import is_missing, open_client, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

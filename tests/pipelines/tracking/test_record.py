@@ -8,7 +8,7 @@ import pytest
 from mlflow.entities import Metric
 
 from pipelines.run.config import DataConfig
-from pipelines.run_record import read_record
+from pipelines.tracking.record import read_record
 from tests.pipelines.tiny_run import STEPS, STEPS_PER_EPOCH, TinyRun, make_run
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from pipelines.figures import pivot_overlays
-from pipelines.options import UIConfig
 from pipelines.run.config import TrackingConfig
-from pipelines.tracking import RunHandle, Tracker, create_run, finish_run
-from pipelines.ui import ui
+from pipelines.tracking.options import UIConfig
+from pipelines.tracking.runs import RunHandle, create_run, finish_run
+from pipelines.tracking.tracker import Tracker
+from pipelines.tracking.ui import ui
 from tests.pipelines.mlflow_pages import Pages, missing_browser
 from tests.pipelines.mlflow_server import Server
 

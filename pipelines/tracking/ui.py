@@ -7,8 +7,8 @@ import socket
 import sys
 from typing import NoReturn
 
-from pipelines.options import UIConfig
-from pipelines.tracking import local_database
+from pipelines.tracking.options import UIConfig
+from pipelines.tracking.store import local_database
 
 
 def ui(config: UIConfig) -> NoReturn:
