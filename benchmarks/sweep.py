@@ -16,8 +16,8 @@ from typing import Any
 
 from benchmarks.report import markdown_table, write_results
 from cluster.connect import connect
-from pipelines.evaluate import evaluate
-from pipelines.options import EvaluateConfig
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.options import EvaluateConfig
 from pipelines.pretrain import pretrain
 from pipelines.run.config import DataConfig, TrackingConfig, load_recipe
 from pipelines.run.folder import FINISHED

@@ -73,8 +73,8 @@ COMMANDS = {
         uses_ray=False,
     ),
     "evaluate": Command(
-        "pipelines.options:EvaluateConfig",
-        "pipelines.evaluate:evaluate",
+        "pipelines.evaluation.options:EvaluateConfig",
+        "pipelines.evaluation.evaluate:evaluate",
         "say what a checkpoint's features are good for",
         positional=("checkpoint",),
     ),

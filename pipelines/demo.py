@@ -11,8 +11,9 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from pipelines.demo_images import generate_demo_images
-from pipelines.evaluate import evaluate
-from pipelines.options import DemoConfig, EvaluateConfig
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.options import EvaluateConfig
+from pipelines.options import DemoConfig
 from pipelines.pretrain import PretrainResult, pretrain
 from pipelines.run.config import PretrainConfig, load_recipe
 

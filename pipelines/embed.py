@@ -16,7 +16,7 @@ from lodisc.encoder import Encoder
 from pipelines.data.sources import ROW, fingerprint
 from pipelines.data.verify import load_verified, say_set_aside
 from pipelines.embeddings import ABOUT, About, EmbeddingFolder, Origin, embedding_schema, rows_per_group
-from pipelines.features import embed_images
+from pipelines.evaluation.features import embed_images
 from pipelines.options import EmbedConfig
 from pipelines.run.checkpoint import checkpoint_location, load_encoder, weights_fingerprint
 from pipelines.run.progress import Meter, terminal_style

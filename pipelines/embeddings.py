@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from pipelines.data.sources import open_filesystem
 from pipelines.data.verify import SetAside
-from pipelines.features import matrix
+from pipelines.evaluation.features import matrix
 
 # Those who read a folder of Parquet files pass over files with a leading underscore.
 ABOUT = "_embeddings.json"

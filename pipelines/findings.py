@@ -11,11 +11,11 @@ import torch
 
 from lodisc.encoder import Encoder
 from lodisc.probes.ranking import nearest
-from pipelines.confusion import NamedConfusion, family_share, sister_confusions
 from pipelines.data.examples import spread
 from pipelines.data.samples import ImageStore
-from pipelines.evaluate import Ranked, omissions, predict, score
-from pipelines.features import Features, extract
+from pipelines.evaluation.confusion import NamedConfusion, family_share, sister_confusions
+from pipelines.evaluation.evaluate import Ranked, omissions, predict, score
+from pipelines.evaluation.features import Features, extract
 
 NEIGHBOURS = 6
 
@@ -77,7 +77,7 @@ class Findings:
     Attributes:
         images: how many were scored.
         gallery: how many others k-NN voted with; None where there were none.
-        scores: of the trained encoder, as `pipelines.evaluate.score` names them.
+        scores: of the trained encoder, as `pipelines.evaluation.evaluate.score` names them.
         before: of the encoder before training; None where it cannot be had.
         omissions: lines that say what the scores leave out, and why.
         mistakes: None where k-NN has no labels.

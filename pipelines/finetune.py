@@ -19,13 +19,13 @@ from lodisc.config import EncoderConfig
 from lodisc.encoder import Encoder
 from lodisc.probes.linear import held_out_fifth
 from lodisc.views import IMAGENET_MEAN, IMAGENET_STD, CropAndFlip
-from pipelines.classification import Predictions
 from pipelines.data.labelled import LabelledImages, load_labelled
 from pipelines.data.samples import ImageStore, SampleOrder
 from pipelines.data.scored import scored_views
 from pipelines.data.sources import fingerprint
 from pipelines.data.stream import DrawLabelled, sample_stream
-from pipelines.features import extract
+from pipelines.evaluation.classification import Predictions
+from pipelines.evaluation.features import extract
 from pipelines.finetune_config import FinetuneConfig
 from pipelines.finetune_loop import FinetuneJob, finetune_worker
 from pipelines.fit import Plans, fit

@@ -23,7 +23,7 @@ from lodisc.views import eval_view
 from pipelines.data.decode import ImageError, decode_image
 from pipelines.data.sources import ROW, open_filesystem
 from pipelines.embeddings import About, EmbeddingFolder
-from pipelines.features import Embed, matrix
+from pipelines.evaluation.features import Embed, matrix
 from pipelines.figures import GREY, TILE, neighbour_sheet
 from pipelines.options import SearchConfig
 from pipelines.run.checkpoint import load_encoder, weights_fingerprint

@@ -14,8 +14,8 @@ from PIL import Image
 from lodisc.encoder import Encoder
 from lodisc.normalise import normalise
 from lodisc.pivots import keep_patches, pivot_scores
-from pipelines.evaluate import score
-from pipelines.features import Features, embed_decoded
+from pipelines.evaluation.evaluate import score
+from pipelines.evaluation.features import Features, embed_decoded
 from pipelines.figures import neighbour_sheet, pivot_overlays
 from pipelines.profile import StepTrace
 from pipelines.run.progress import Progress

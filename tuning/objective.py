@@ -12,7 +12,7 @@ class Objective:
     """A score that trials can be compared by.
 
     Attributes:
-        name: as `pipelines.evaluate.score` names it.
+        name: as `pipelines.evaluation.evaluate.score` names it.
         mode: whether more or less of it is better.
         needs: "fine" or "coarse" labels of held-out images; None for a score without labels.
         distorted_by: prefix of the fields that change the score itself, and so cannot be searched for it.

@@ -24,8 +24,8 @@ from cluster.connect import connect
 from lodisc.encoder import Encoder
 from lodisc.precision import resolve_precision
 from pipelines.data.run_images import images_for, load_images, with_views
-from pipelines.evaluate import score
-from pipelines.features import embed_decoded
+from pipelines.evaluation.evaluate import score
+from pipelines.evaluation.features import embed_decoded
 from pipelines.pretrain import pretrain
 from pipelines.run.checkpoint import load_encoder
 from pipelines.run.config import PretrainConfig, to_dict

@@ -8,7 +8,7 @@ import yaml
 
 from lodisc import __version__
 from lodisc.views import IMAGENET_MEAN, IMAGENET_STD
-from pipelines.evaluate import UNITS
+from pipelines.evaluation.evaluate import UNITS
 from pipelines.exports.trained import FINGERPRINT, Trained
 
 FILE = "README.md"

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.results.__main__ import Judge
 from benchmarks.results.contenders import Contender, DataSet
-from pipelines.evaluate import evaluate
-from pipelines.options import EvaluateConfig
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.options import EvaluateConfig
 
 SMALL = {
     "encoder.depth": 1,

@@ -35,7 +35,7 @@ from pipelines.embeddings import (
     refuse_not_finite,
     rows_per_group,
 )
-from pipelines.features import extract, matrix
+from pipelines.evaluation.features import extract, matrix
 from pipelines.options import EmbedConfig
 from pipelines.run.checkpoint import load_encoder, weights_fingerprint
 from tests.environment import REPOSITORY

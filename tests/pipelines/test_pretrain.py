@@ -26,8 +26,8 @@ from ray.util.state import list_actors
 from lodisc.config import EncoderConfig, ModelConfig
 from lodisc.encoder import Encoder
 from pipelines.data.run_images import RunImages, load_images
-from pipelines.evaluate import score
-from pipelines.features import embed_decoded
+from pipelines.evaluation.evaluate import score
+from pipelines.evaluation.features import embed_decoded
 from pipelines.leave import FILE as LEAVE
 from pipelines.leave import SECONDS_BETWEEN_LOOKS
 from pipelines.pretrain import PretrainResult, pretrain

@@ -16,7 +16,7 @@ from cluster.cli import main
 from lodisc.encoder import Encoder
 from pipelines.data.sources import ROW
 from pipelines.embeddings import About, EmbeddingFolder, Origin, embedding_schema
-from pipelines.features import Embed
+from pipelines.evaluation.features import Embed
 from pipelines.figures import FRAME, GAP, GREY, LINE, MARGIN, SAME, TILE
 from pipelines.options import SearchConfig
 from pipelines.run.checkpoint import load_encoder, weights_fingerprint

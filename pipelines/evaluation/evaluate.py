@@ -14,10 +14,10 @@ from lodisc.probes.geometry import alignment, rankme, uniformity
 from lodisc.probes.knn import knn_predictions
 from lodisc.probes.linear import fit_linear
 from lodisc.probes.retrieval import retrieval_queries, retrieval_scores
-from pipelines.confusion import confusion_summary, confusion_table
 from pipelines.data.verify import usable_images
-from pipelines.features import Features, extract
-from pipelines.options import NEED_GALLERY, PROBES, EvaluateConfig
+from pipelines.evaluation.confusion import confusion_summary, confusion_table
+from pipelines.evaluation.features import Features, extract
+from pipelines.evaluation.options import NEED_GALLERY, PROBES, EvaluateConfig
 from pipelines.run.checkpoint import load_encoder
 from pipelines.tracking.store import track
 

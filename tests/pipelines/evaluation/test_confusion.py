@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipelines.confusion import NamedConfusion, confusion_table, family_share, sister_confusions
+from pipelines.evaluation.confusion import NamedConfusion, confusion_table, family_share, sister_confusions
 
 FAMILY = {"Gala": "Apple", "Pink": "Apple", "Kaki": "Other", "Lime": "Citrus", "Lemon": "Citrus"}
 LABELS = ["Gala", "Gala", "Gala", "Pink", "Pink", "Kaki", "Lime"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.classification import Predictions
+from pipelines.evaluation.classification import Predictions
 
 FAMILIES = {"Gala": "Apple", "Pink": "Apple", "Lime": "Citrus", "Kaki": "Other"}
 PREDICTIONS = Predictions(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.confusion import confusion_summary, confusion_table
+from pipelines.evaluation.confusion import confusion_summary, confusion_table
 
 
 @dataclass(frozen=True)

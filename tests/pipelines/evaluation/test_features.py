@@ -20,7 +20,7 @@ from lodisc.precision import autocast, resolve_precision
 from lodisc.views import eval_view
 from pipelines.data.decode import decode_image
 from pipelines.data.labelled import all_or_none
-from pipelines.features import Features, embed_decoded, extract, plan_actors
+from pipelines.evaluation.features import Features, embed_decoded, extract, plan_actors
 
 SCHEMA = pa.schema([("bytes", pa.binary()), ("path", pa.string()), ("label", pa.string()), ("coarse", pa.string())])
 

@@ -11,9 +11,9 @@ from mlflow import MlflowClient
 
 from lodisc.config import EncoderConfig, ModelConfig
 from lodisc.model import LoDisc
-from pipelines.evaluate import confusions_of, evaluate, omissions, predict, score, table
-from pipelines.features import Features
-from pipelines.options import EvaluateConfig
+from pipelines.evaluation.evaluate import confusions_of, evaluate, omissions, predict, score, table
+from pipelines.evaluation.features import Features
+from pipelines.evaluation.options import EvaluateConfig
 from pipelines.run.checkpoint import FILE
 from pipelines.run.config import DataConfig, PretrainConfig, to_dict
 
