@@ -21,11 +21,11 @@ from benchmarks.report import markdown_table, put, write_results
 from cluster.connect import connect
 from pipelines.charts import running_mean, thinned
 from pipelines.demo_images import generate_demo_images
-from pipelines.pretrain import pretrain
 from pipelines.run.config import load_recipe
 from pipelines.run.folder import FINISHED
 from pipelines.tracking.record import read_record
-from pipelines.train_loop import NonFiniteLossError
+from pipelines.training.loop import NonFiniteLossError
+from pipelines.training.pretrain import pretrain
 
 HEALTHY = "healthy"
 RECIPE = load_recipe("demo", {"data.images": "birds"}).optim

@@ -31,9 +31,9 @@ from lodisc.normalise import normalise
 from lodisc.precision import autocast, fused_trains_faster, resolve_precision
 from pipelines.data.options import PrepareConfig
 from pipelines.data.prepare import prepare
-from pipelines.pretrain import PretrainResult, pretrain
 from pipelines.run.config import PretrainConfig, load_recipe
-from pipelines.stopwatch import PHASES
+from pipelines.training.pretrain import PretrainResult, pretrain
+from pipelines.training.stopwatch import PHASES
 
 IMAGES = 320
 # Two ends of what may be slow: a network that keeps the cores busy for seconds, and one for a few tenths of a second.

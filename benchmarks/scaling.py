@@ -34,9 +34,9 @@ from pipelines.data.options import PrepareConfig
 from pipelines.data.prepare import prepare
 from pipelines.data.samples import SampleOrder
 from pipelines.data.stream import sample_stream
-from pipelines.pretrain import pretrain
 from pipelines.run.config import ComputeConfig, PretrainConfig
-from pipelines.stopwatch import PHASES
+from pipelines.training.pretrain import pretrain
+from pipelines.training.stopwatch import PHASES
 
 WORKLOAD = "ViT-S/16, 224 px"
 IMAGES = 160

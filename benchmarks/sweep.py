@@ -18,10 +18,10 @@ from benchmarks.report import markdown_table, write_results
 from cluster.connect import connect
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.options import EvaluateConfig
-from pipelines.pretrain import pretrain
 from pipelines.run.config import DataConfig, TrackingConfig, load_recipe
 from pipelines.run.folder import FINISHED
 from pipelines.tracking.store import find_run
+from pipelines.training.pretrain import pretrain
 from tuning.config import SweepConfig
 from tuning.report import SWEEP_TAG, SweepReport, importance, read_sweep
 from tuning.sweep import tune

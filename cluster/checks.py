@@ -12,10 +12,10 @@ from ray.util.state import list_nodes
 from cluster.probe import Answers, versions
 from lodisc.model import LoDisc
 from pipelines.data.sources import size_of
-from pipelines.fit import Plans
 from pipelines.run.config import PretrainConfig
 from pipelines.run.nodes import training_nodes
 from pipelines.tracking.store import SQLITE, without_password
+from pipelines.training.driver import Plans
 
 MOST_SKEW = 2.0  # seconds
 SECONDS_FOR_DASHBOARD = 30

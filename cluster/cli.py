@@ -54,7 +54,7 @@ COMMANDS = {
     ),
     "pretrain": Command(
         "pipelines.run.config:PretrainConfig",
-        "pipelines.pretrain:pretrain",
+        "pipelines.training.pretrain:pretrain",
         "pretrain an encoder on images without labels",
         recipes="pipelines",
     ),
@@ -92,8 +92,8 @@ COMMANDS = {
         uses_ray=False,
     ),
     "finetune": Command(
-        "pipelines.finetune_config:FinetuneConfig",
-        "pipelines.finetune:finetune",
+        "pipelines.training.options:FinetuneConfig",
+        "pipelines.training.finetune:finetune",
         "train a classifier with labels on a checkpoint's encoder, or all of it",
         positional=("checkpoint",),
     ),

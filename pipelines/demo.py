@@ -14,8 +14,8 @@ from pipelines.demo_images import generate_demo_images
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.options import EvaluateConfig
 from pipelines.options import DemoConfig
-from pipelines.pretrain import PretrainResult, pretrain
 from pipelines.run.config import PretrainConfig, load_recipe
+from pipelines.training.pretrain import PretrainResult, pretrain
 
 COLUMNS = {
     "knn/fine": "k-NN fine",

@@ -11,10 +11,11 @@ from tests.environment import REPOSITORY
 
 COMMAND_LINE = (
     "cluster.cli cluster.options tuning.config pipelines.run.config pipelines.data.options pipelines.options "
-    "pipelines.finetune_config lodisc.config"
+    "pipelines.training.options lodisc.config"
 )
 COORDINATORS = (
-    "cluster.worker pipelines.data.stream pipelines.data.sources pipelines.data.verify pipelines.release lodisc.views"
+    "cluster.worker pipelines.data.stream pipelines.data.sources pipelines.data.verify pipelines.training.release "
+    "lodisc.views"
 )
 
 

@@ -13,7 +13,7 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from pipelines.run.folder import RunFolder
 from pipelines.tracking.runs import RunHandle, finish_run, is_written
-from pipelines.train_loop import NonFiniteLossError
+from pipelines.training.loop import NonFiniteLossError
 from tuning.objective import Objective
 from tuning.trial import COMPLETED, DIVERGED, FAILED, INTERRUPTED, STOPPED, Outcome, read_outcome, write_outcome
 

@@ -26,11 +26,11 @@ from lodisc.precision import resolve_precision
 from pipelines.data.run_images import images_for, load_images, with_views
 from pipelines.evaluation.evaluate import score
 from pipelines.evaluation.features import embed_decoded
-from pipelines.pretrain import pretrain
 from pipelines.run.checkpoint import load_encoder
 from pipelines.run.config import PretrainConfig, to_dict
 from pipelines.run.folder import FINISHED
 from pipelines.tracking.record import read_record
+from pipelines.training.pretrain import pretrain
 
 ALL = 10**9  # images: more than any set has
 CPU = torch.device("cpu")

@@ -25,10 +25,10 @@ from safetensors.torch import save_file
 from cluster.cli import main
 from lodisc.config import EncoderConfig
 from lodisc.encoder import Encoder
-from pipelines.pretrain import pretrain
 from pipelines.run.config import DataConfig, TrackingConfig, load_recipe, to_dict
 from pipelines.run.folder import FINISHED, RunFolder
 from pipelines.tracking.runs import create_run, log_files
+from pipelines.training.pretrain import pretrain
 from tests.environment import REPOSITORY, environment_outside
 from tuning.config import SweepConfig
 from tuning.report import BASE, SWEEP_TAG, SweepReport

@@ -17,9 +17,9 @@ from ray import cloudpickle
 
 from lodisc.config import EncoderConfig, ModelConfig
 from pipelines.data.decode import ImageError
-from pipelines.pretrain import pretrain
 from pipelines.run.causes import WorkersFailedError, explain, innermost, is_of_ray, may_help, name_cause
 from pipelines.run.config import ComputeConfig, DataConfig, InTrainingConfig, OptimConfig, PretrainConfig
+from pipelines.training.pretrain import pretrain
 
 OUT_OF_MEMORY = """1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 10.0.0.7, \
 ID: 4b14) was 22.84GB used / 23.54GB limit (0.970)
@@ -223,7 +223,7 @@ def test_a_run_whose_code_fails_is_tried_once(
         name="forbidden",
         storage=str(tmp_path / "runs"),
     )
-    monkeypatch.setattr("pipelines.pretrain.train_worker", partial(no_right, str(tmp_path / "tries")))
+    monkeypatch.setattr("pipelines.training.pretrain.train_worker", partial(no_right, str(tmp_path / "tries")))
     with pytest.raises(WorkersFailedError) as raised:
         pretrain(config)
     assert str(raised.value) == (

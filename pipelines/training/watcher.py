@@ -17,13 +17,13 @@ from lodisc.pivots import keep_patches, pivot_scores
 from pipelines.evaluation.evaluate import score
 from pipelines.evaluation.features import Features, embed_decoded
 from pipelines.figures import neighbour_sheet, pivot_overlays
-from pipelines.profile import StepTrace
 from pipelines.run.progress import Progress
-from pipelines.throughput import Throughput, peak_flops
 from pipelines.tracking.tracker import Tracker
+from pipelines.training.profile import StepTrace
+from pipelines.training.throughput import Throughput, peak_flops
 
 if TYPE_CHECKING:
-    from pipelines.train_loop import Learner, TrainJob
+    from pipelines.training.loop import Learner, TrainJob
 
 PICTURES = 8
 NEIGHBOURS = 6

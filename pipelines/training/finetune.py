@@ -26,15 +26,15 @@ from pipelines.data.sources import fingerprint
 from pipelines.data.stream import DrawLabelled, sample_stream
 from pipelines.evaluation.classification import Predictions
 from pipelines.evaluation.features import extract
-from pipelines.finetune_config import FinetuneConfig
-from pipelines.finetune_loop import FinetuneJob, finetune_worker
-from pipelines.fit import Plans, fit
 from pipelines.run.checkpoint import find_checkpoint, load_encoder, read_state
 from pipelines.run.folder import FINISHED, RunFolder, claimed, named, open_run
 from pipelines.run.progress import terminal_style
 from pipelines.run.shared_storage import require_shared
 from pipelines.tracking.runs import RunHandle, finish_run, log_files, open_tracking
 from pipelines.tracking.store import store_warming, track
+from pipelines.training.driver import Plans, fit
+from pipelines.training.finetuning import FinetuneJob, finetune_worker
+from pipelines.training.options import FinetuneConfig
 
 WEIGHTS, ABOUT, SCORES = "classifier.safetensors", "classifier.json", "scores.json"
 KEPT = 2  # checkpoints

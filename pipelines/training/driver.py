@@ -22,16 +22,16 @@ from ray.train._internal.session import get_session
 from ray.train.torch import TorchTrainer
 
 from lodisc.distributed import rank
-from pipelines.leave import FILE as LEAVE
-from pipelines.leave import CalledAwayError, leaving_on_sigterm
-from pipelines.release import ReleasePlacement
 from pipelines.run.causes import WorkersFailedError, explain, may_help, name_cause
 from pipelines.run.checkpoint import repair_register
 from pipelines.run.config import ComputeConfig
 from pipelines.run.folder import RunFolder
 from pipelines.run.nodes import Placement, may_grow, plan_workers, total, training_nodes, worker_resources
 from pipelines.tracking.runs import RunHandle, finish_run
-from pipelines.train_loop import NonFiniteLossError
+from pipelines.training.loop import NonFiniteLossError
+from pipelines.training.preemption import FILE as LEAVE
+from pipelines.training.preemption import CalledAwayError, leaving_on_sigterm
+from pipelines.training.release import ReleasePlacement
 
 NO_RETRIES = ray.train.FailureConfig(  # type: ignore[call-arg]  # of Train V2
     max_failures=0, max_preemption_failures=0, controller_failure_limit=0

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipelines.throughput import Throughput, peak_flops
+from pipelines.training.throughput import Throughput, peak_flops
 
 
 def test_rates_are_work_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 102.0, 102.0, 110.0, 110.5, 110.5])
-    monkeypatch.setattr("pipelines.throughput.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr("pipelines.training.throughput.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     meter = Throughput(batch_size=32, peak=1e9)
     rates = meter.rates(step=4, worker_flops_per_step=1e7)
     assert rates == {"throughput/images_per_second": 4 * 32 / 2.0, "throughput/mfu": 4e7 / 2.0 / 1e9}

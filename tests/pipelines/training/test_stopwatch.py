@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipelines.stopwatch import PHASES, Stopwatch
+from pipelines.training.stopwatch import PHASES, Stopwatch
 
 
 def test_phases_add_up_until_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([10.0, 10.5, 11.0, 12.0, 20.0, 20.25])
-    monkeypatch.setattr("pipelines.stopwatch.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr("pipelines.training.stopwatch.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     stopwatch = Stopwatch(torch.device("cpu"))
     for name in ("wait", "wait", "forward"):
         with stopwatch.phase(name):

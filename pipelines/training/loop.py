@@ -22,17 +22,17 @@ from lodisc.precision import autocast, fused_trains_faster, resolve_precision
 from lodisc.schedules import learning_rate_at, momentum_at
 from pipelines.data.samples import seed_of
 from pipelines.data.stream import training_batches
-from pipelines.leave import Summons
 from pipelines.run.checkpoint import directory_name, read_state, written_checkpoint
 from pipelines.run.config import PretrainConfig, to_dict
 from pipelines.run.folder import RunFolder
 from pipelines.run.nodes import use_worker_cpus
 from pipelines.run.progress import Style
-from pipelines.stopwatch import Stopwatch
 from pipelines.tracking.journal import Entry
 from pipelines.tracking.runs import RunHandle
 from pipelines.tracking.tracker import Tracker
-from pipelines.watch import Watcher
+from pipelines.training.preemption import Summons
+from pipelines.training.stopwatch import Stopwatch
+from pipelines.training.watcher import Watcher
 
 
 class NonFiniteLossError(RuntimeError):

@@ -21,18 +21,18 @@ from lodisc.distributed import average, rank, world_size
 from lodisc.normalise import normalise
 from lodisc.precision import autocast, fused_trains_faster, resolve_precision
 from lodisc.schedules import learning_rate_at
-from pipelines.finetune_config import FULL_WARMUP, FinetuneConfig
-from pipelines.leave import Summons
 from pipelines.run.checkpoint import load_encoder, read_state
 from pipelines.run.config import to_dict
 from pipelines.run.folder import RunFolder
 from pipelines.run.nodes import use_worker_cpus
 from pipelines.run.progress import Progress, Style
-from pipelines.throughput import Throughput
 from pipelines.tracking.journal import Entry
 from pipelines.tracking.runs import RunHandle
 from pipelines.tracking.tracker import Tracker
-from pipelines.train_loop import NonFiniteLossError, report_checkpoint, synchronised
+from pipelines.training.loop import NonFiniteLossError, report_checkpoint, synchronised
+from pipelines.training.options import FULL_WARMUP, FinetuneConfig
+from pipelines.training.preemption import Summons
+from pipelines.training.throughput import Throughput
 
 SCORING_BATCH = 128
 

@@ -28,13 +28,13 @@ from lodisc.views import CropAndFlip, eval_view
 from pipelines import finetune_loop
 from pipelines.data.decode import load_image
 from pipelines.data.samples import SampleOrder, seed_of
-from pipelines.finetune import ABOUT, SCORES, WEIGHTS, FinetuneResult, finetune, load_task
-from pipelines.finetune_config import FULL_WARMUP, FinetuneConfig
-from pipelines.finetune_loop import Scorer, image_weights
 from pipelines.run.causes import WorkersFailedError
 from pipelines.run.checkpoint import FILE, find_checkpoint, last_checkpoint, load_encoder, read_state, step_of
 from pipelines.run.config import ComputeConfig, DataConfig, PretrainConfig, to_dict
 from pipelines.run.folder import FINISHED
+from pipelines.training.finetune import ABOUT, SCORES, WEIGHTS, FinetuneResult, finetune, load_task
+from pipelines.training.finetuning import Scorer, image_weights
+from pipelines.training.options import FULL_WARMUP, FinetuneConfig
 from tests.pipelines.kill import kill_worker_after
 
 TINY = EncoderConfig(arch="vit_tiny_patch16_224", image_size=32, patch_size=8, depth=2)

@@ -1,0 +1,1 @@
+"""Runs that train, and the driver that starts their workers. Imports evaluation, data, tracking, run and lodisc."""
