@@ -32,9 +32,9 @@ from benchmarks.report import markdown_table, write_results
 from lodisc.normalise import normalise
 from lodisc.views import eval_view
 from pipelines.data.sources import find_source, list_images
-from pipelines.export import export
-from pipelines.options import FORMS, ExportConfig, Target
 from pipelines.run.checkpoint import load_encoder
+from pipelines.takeaway.export import export
+from pipelines.takeaway.options import FORMS, ExportConfig, Target
 
 # In each script: `form` is the exported path, `views` (N, 3, H, W) normalised, `photographs` N images of PIL. It leaves
 # `same` (N, D), and `own` (N, D) where the form says how to prepare an image.

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
+from pipelines.demo.options import DemoConfig
 from pipelines.demo_images import generate_demo_images
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.options import EvaluateConfig
-from pipelines.options import DemoConfig
 from pipelines.run.config import PretrainConfig, load_recipe
 from pipelines.training.pretrain import PretrainResult, pretrain
 

@@ -10,7 +10,7 @@ import pytest
 from tests.environment import REPOSITORY
 
 COMMAND_LINE = (
-    "cluster.cli cluster.options tuning.config pipelines.run.config pipelines.data.options pipelines.options "
+    "cluster.cli cluster.options tuning.config pipelines.run.config pipelines.data.options pipelines.takeaway.options "
     "pipelines.training.options lodisc.config"
 )
 COORDINATORS = (

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 from benchmarks.exports import SCRIPTS, bytes_of, photographs_of, table
-from pipelines.options import Target
+from pipelines.takeaway.options import Target
 
 
 def test_every_form_has_its_way_to_be_loaded() -> None:
