@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.report import markdown_table, put, write_results
 from cluster.connect import connect
-from pipelines.demo_images import generate_demo_images
+from pipelines.demo.images import generate_demo_images
 from pipelines.run.config import load_recipe
 from pipelines.run.folder import FINISHED
 from pipelines.takeaway.charts import running_mean, thinned

@@ -117,8 +117,8 @@ COMMANDS = {
         positional=("run",),
     ),
     "demo": Command(
-        "pipelines.demo.options:DemoConfig",
-        "pipelines.demo:demo",
+        "pipelines.demo.demo.options:DemoConfig",
+        "pipelines.demo.demo:demo",
         "make images, pretrain on them, and compare with MoCo v3 and no training",
     ),
     "doctor": Command(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.demo_images import generate_demo_images
+from pipelines.demo.images import generate_demo_images
 from pipelines.run.config import PretrainConfig, load_recipe
 
 SEEDS = (0, 1, 2)

@@ -23,7 +23,7 @@ from lodisc.views import eval_view
 from pipelines.data.decode import ImageError, decode_image
 from pipelines.data.sources import ROW, open_filesystem
 from pipelines.evaluation.features import Embed, matrix
-from pipelines.figures import GREY, TILE, neighbour_sheet
+from pipelines.pictures import GREY, TILE, neighbour_sheet
 from pipelines.run.checkpoint import load_encoder, weights_fingerprint
 from pipelines.takeaway.embeddings import About, EmbeddingFolder
 from pipelines.takeaway.options import SearchConfig

@@ -16,7 +16,7 @@ from lodisc.normalise import normalise
 from lodisc.pivots import keep_patches, pivot_scores
 from pipelines.evaluation.evaluate import score
 from pipelines.evaluation.features import Features, embed_decoded
-from pipelines.figures import neighbour_sheet, pivot_overlays
+from pipelines.pictures import neighbour_sheet, pivot_overlays
 from pipelines.run.progress import Progress
 from pipelines.tracking.tracker import Tracker
 from pipelines.training.profile import StepTrace

@@ -47,7 +47,7 @@ from benchmarks.results.page import (
 from benchmarks.results.paired import difference
 from benchmarks.results.rows import UNTRAINED, keep, read
 from lodisc.encoder import Encoder
-from pipelines.demo_birds import SPECIES
+from pipelines.demo.birds import SPECIES
 from pipelines.run.config import PretrainConfig, load_recipe, to_dict
 
 DATA = DataSet("birds", "demo", "train", "watched", "test", longer=25)

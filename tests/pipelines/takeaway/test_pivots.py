@@ -17,7 +17,7 @@ from lodisc.pivots import keep_patches
 from lodisc.views import IMAGENET_MEAN, eval_view
 from pipelines.data.decode import decode_image
 from pipelines.data.examples import Photograph
-from pipelines.figures import heat_map, picture_of
+from pipelines.pictures import heat_map, picture_of
 from pipelines.takeaway.pivots import BLANK, PivotSheets, chosen_layers, masked, see
 from tests.lodisc.tiny import PATCHES, attention_layers, tiny_encoder
 

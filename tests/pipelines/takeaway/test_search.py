@@ -16,7 +16,7 @@ from cluster.cli import main
 from lodisc.encoder import Encoder
 from pipelines.data.sources import ROW
 from pipelines.evaluation.features import Embed
-from pipelines.figures import FRAME, GAP, GREY, LINE, MARGIN, SAME, TILE
+from pipelines.pictures import FRAME, GAP, GREY, LINE, MARGIN, SAME, TILE
 from pipelines.run.checkpoint import load_encoder, weights_fingerprint
 from pipelines.takeaway.embeddings import About, EmbeddingFolder, Origin, embedding_schema
 from pipelines.takeaway.options import SearchConfig

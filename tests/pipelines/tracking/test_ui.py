@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.figures import pivot_overlays
+from pipelines.pictures import pivot_overlays
 from pipelines.run.config import TrackingConfig
 from pipelines.tracking.options import UIConfig
 from pipelines.tracking.runs import RunHandle, create_run, finish_run

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.demo_birds import CANVAS_UNITS, Colour, Image, Plumage, Species, paint_bird
+from pipelines.demo.birds import CANVAS_UNITS, Colour, Image, Plumage, Species, paint_bird
 
 SUPERSAMPLING = 2
 

@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.demo_birds import SPECIES, Plumage, paint_bird
-from pipelines.demo_images import MARKER, contact_sheet, generate_demo_images
-from pipelines.demo_scenes import draw_bird
+from pipelines.demo.birds import SPECIES, Plumage, paint_bird
+from pipelines.demo.images import MARKER, contact_sheet, generate_demo_images
+from pipelines.demo.scenes import draw_bird
 
 COUNTS = {"train": 12, "test": 6}
 CHANCE = 1 / len(SPECIES)

@@ -10,8 +10,8 @@ import pytest
 from mlflow import MlflowClient
 
 from cluster.cli import main
-from pipelines.demo import COLUMNS, demo_recipe, table
-from pipelines.demo.options import DemoConfig
+from pipelines.demo.demo import COLUMNS, demo_recipe, table
+from pipelines.demo.demo.options import DemoConfig
 
 
 @pytest.mark.parametrize(

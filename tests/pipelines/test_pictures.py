@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from pipelines.figures import FRAME, GAP, LINE, MARGIN, OTHER, SAME, TILE, UNKNOWN, neighbour_sheet, pivot_overlays
+from pipelines.pictures import FRAME, GAP, LINE, MARGIN, OTHER, SAME, TILE, UNKNOWN, neighbour_sheet, pivot_overlays
 
 CELL = TILE + 2 * FRAME
 

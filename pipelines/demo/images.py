@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pipelines.demo_birds import SPECIES, Species
-from pipelines.demo_scenes import draw_bird
+from pipelines.demo.birds import SPECIES, Species
+from pipelines.demo.scenes import draw_bird
 
 MARKER = "demo-images.json"
 VERSION = 2

@@ -1,0 +1,1 @@
+"""The demonstration and the images it makes. Imports every other room."""
