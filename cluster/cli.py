@@ -314,11 +314,11 @@ def run(command: Command, values: dict[str, Any], arguments: Sequence[str], subm
     if folder and not (submitted or (address or "").startswith((CLIENT, *JOB_SERVER))):
         raise ValueError("job_folder: the command runs here and in this folder; it is for ray:// and job servers")
     if submitted or (address or "").startswith(JOB_SERVER):
-        from cluster.submit import submit
+        from cluster.jobs import submit
 
         return submit(arguments, address, folder)
     if address is not None and address.startswith(CLIENT):
-        from cluster.client import run_there
+        from cluster.ray_client import run_there
 
         return run_there(arguments, address, folder)
     config = resolve_name(command.config)(**values)

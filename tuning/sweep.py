@@ -28,12 +28,12 @@ from pipelines.run.nodes import training_nodes
 from pipelines.tracking.model import keep_encoder
 from pipelines.tracking.runs import RunHandle, create_run, finish_run, log_files, resume_run
 from pipelines.tracking.store import store_warming
+from tuning.callbacks import SweepWatcher, close_runs
+from tuning.concurrency import driver, plan_trials
 from tuning.config import SweepConfig
 from tuning.objective import Objective
 from tuning.report import BASE, SWEEP_TAG, SweepReport, publish, read_sweep
-from tuning.resources import driver, plan_trials
 from tuning.trial import FAILED, read_outcome, run_trial, trial_name
-from tuning.watch import SweepWatcher, close_runs
 
 TUNE = "tune"  # the folder of Ray Tune's own state
 PLAN = "plan.json"

@@ -30,11 +30,11 @@ from pipelines.run.folder import FINISHED, RunFolder
 from pipelines.tracking.runs import create_run, log_files
 from pipelines.training.pretrain import pretrain
 from tests.environment import REPOSITORY, environment_outside
+from tuning.callbacks import close_run
 from tuning.config import SweepConfig
 from tuning.report import BASE, SWEEP_TAG, SweepReport
 from tuning.sweep import conclude, sampler, tune
 from tuning.trial import COMPLETED, DIVERGED, FAILED, STOPPED, Outcome, write_outcome
-from tuning.watch import close_run
 
 pytestmark = pytest.mark.slow
 EPOCHS, STEPS_PER_EPOCH = 2, 2

@@ -13,9 +13,9 @@ from pipelines.run.config import TrackingConfig
 from pipelines.run.folder import RunFolder
 from pipelines.tracking.runs import RunHandle, create_run
 from pipelines.tracking.tracker import Tracker
+from tuning.callbacks import close_run, explain
 from tuning.sweep import has_ended
 from tuning.trial import COMPLETED, DIVERGED, FAILED, STOPPED, Outcome, read_outcome, write_outcome
-from tuning.watch import close_run, explain
 
 TRACEBACK = (
     "ray::run_trial()\n  File 'x.py', line 1\npipelines.train_loop.NonFiniteLossError: step 3: loss nan. Lower it.\n"

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.run.config import ComputeConfig
 from pipelines.run.nodes import plan_workers
-from tuning.resources import CLEANER, MOST_BY_DEFAULT, driver, plan_trials
+from tuning.concurrency import CLEANER, MOST_BY_DEFAULT, driver, plan_trials
 
 MANY = 1000
 
