@@ -33,7 +33,7 @@ from pipelines.data.options import PrepareConfig
 from pipelines.data.prepare import prepare
 from pipelines.run.config import PretrainConfig, load_recipe
 from pipelines.training.pretrain import PretrainResult, pretrain
-from pipelines.training.stopwatch import PHASES
+from pipelines.training.timing import PHASES
 
 IMAGES = 320
 # Two ends of what may be slow: a network that keeps the cores busy for seconds, and one for a few tenths of a second.

@@ -36,7 +36,7 @@ from pipelines.data.samples import SampleOrder
 from pipelines.data.stream import sample_stream
 from pipelines.run.config import ComputeConfig, PretrainConfig
 from pipelines.training.pretrain import pretrain
-from pipelines.training.stopwatch import PHASES
+from pipelines.training.timing import PHASES
 
 WORKLOAD = "ViT-S/16, 224 px"
 IMAGES = 160

@@ -26,7 +26,7 @@ from lodisc.attention import fuse_attention
 from lodisc.config import EncoderConfig, LocalView, ModelConfig
 from lodisc.model import LoDisc
 from lodisc.precision import autocast, fused_trains_faster, resolve_precision
-from pipelines.training.throughput import peak_flops
+from pipelines.training.timing import peak_flops
 
 REFERENCE = "reference fp32"
 MOMENTUM = 0.99

@@ -15,7 +15,7 @@ from pipelines.data.sources import size_of
 from pipelines.run.config import PretrainConfig
 from pipelines.run.nodes import training_nodes
 from pipelines.tracking.store import SQLITE, without_password
-from pipelines.training.driver import Plans
+from pipelines.training.placement import Plans
 
 MOST_SKEW = 2.0  # seconds
 SECONDS_FOR_DASHBOARD = 30

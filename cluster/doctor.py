@@ -15,8 +15,8 @@ from cluster import checks
 from cluster.checks import Finding, Node
 from cluster.options import DoctorConfig
 from cluster.probe import MARK, Answers, Questions, clock, probe
-from pipelines.run.every_node import PATIENCE, ask_every_node
 from pipelines.run.folder import RunFolder, named
+from pipelines.run.nodes import PATIENCE, ask_every_node
 from pipelines.tracking.store import store_uri
 
 

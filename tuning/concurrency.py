@@ -6,7 +6,8 @@ import math
 from dataclasses import replace
 
 from pipelines.run.config import ComputeConfig
-from pipelines.run.nodes import HEAD, LEAST, Nodes, fit, plan_workers, total, worker_cpus
+from pipelines.run.nodes import HEAD, Nodes, total
+from pipelines.training.placement import LEAST, fit, plan_workers, worker_cpus
 
 # A sampler learns from trials that have ended, and each trial has processes of its own.
 MOST_BY_DEFAULT = 8

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MAX_CHUNK = 32
 # About a second of work: Ray Data looks every 0.1 s which tasks have ended, and short ones leave CPUs idle until then.
 SAMPLES_PER_TASK = 512
-# A worker that trains on this machine's CPUs goes first (`pipelines/run/nodes.py`): Ray gives all its processes a
+# A worker that trains on this machine's CPUs goes first (`pipelines/training/placement.py`): Ray gives its processes a
 # niceness of 15, and only a higher one may anybody set.
 NICENESS = 19
 

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -24,11 +23,10 @@ from ray.train.torch import TorchTrainer
 from lodisc.distributed import rank
 from pipelines.run.causes import WorkersFailedError, explain, may_help, name_cause
 from pipelines.run.checkpoint import repair_register
-from pipelines.run.config import ComputeConfig
 from pipelines.run.folder import RunFolder
-from pipelines.run.nodes import Placement, may_grow, plan_workers, total, training_nodes, worker_resources
 from pipelines.tracking.runs import RunHandle, finish_run
 from pipelines.training.loop import NonFiniteLossError
+from pipelines.training.placement import Placement, Plans
 from pipelines.training.preemption import FILE as LEAVE
 from pipelines.training.preemption import CalledAwayError, leaving_on_sigterm
 from pipelines.training.release import ReleasePlacement
@@ -36,8 +34,6 @@ from pipelines.training.release import ReleasePlacement
 NO_RETRIES = ray.train.FailureConfig(  # type: ignore[call-arg]  # of Train V2
     max_failures=0, max_preemption_failures=0, controller_failure_limit=0
 )
-SECONDS_FOR_ROOM = 10.0
-SECONDS_BETWEEN_LOOKS = 30.0
 
 
 # What a worker reads, by name.
@@ -181,114 +177,12 @@ class Failures:
             times = f" {self.in_a_row} times in a row" if self.in_a_row > 1 else ""
             resumed = f"--resume continues it from step {step}" if step else "--resume begins it again"
             raise WorkersFailedError(f"the workers failed{times}: {explain(error)}; {resumed}") from error
-        _say(
+        print(
             f"the workers failed: {name_cause(error)}; going on from step {step} (try {self.in_a_row} of {self.limit} "
-            "that compute.restarts allows)"
+            "that compute.restarts allows)",
+            file=sys.stderr,
+            flush=True,
         )
-
-
-class Plans:
-    """How many workers a run may have, all of the size that fits the cluster as it is at the beginning.
-
-    Args:
-        compute: of the run.
-        batch_size: the global batch.
-
-    Raises:
-        ValueError: the cluster is too small.
-    """
-
-    def __init__(self, compute: ComputeConfig, batch_size: int) -> None:
-        nodes, _ = training_nodes()
-        # Where nodes are still to come, only who knows them can say how large a worker is.
-        self.awaits_nodes = may_grow(nodes) and compute.gpus is not None and compute.cpus_per_worker is not None
-        fewest = compute.counts(batch_size)[-1]
-        # By the fewest workers: an elastic run with GPUs for some of them must not train on CPUs.
-        gpus = total(nodes, "GPU") >= fewest if compute.gpus is None else compute.gpus
-        self.compute, self.batch_size = replace(compute, gpus=gpus), batch_size
-        first = self.possible()[0]
-        # Or all workers would be squeezed onto what a lost node leaves, and stay there when it comes back.
-        self.compute = replace(self.compute, cpus_per_worker=first.resources["CPU"])
-
-    def possible(self) -> list[Placement]:
-        """Return the placements for which the cluster is large enough, or may become it, most workers first.
-
-        Raises:
-            ValueError: there is none.
-        """
-        if self.awaits_nodes:
-            assert self.compute.cpus_per_worker is not None
-            each = worker_resources(self.compute.cpus_per_worker, bool(self.compute.gpus))
-            return [Placement(count, each, off_ingest=True) for count in self.compute.counts(self.batch_size)]
-        found, refused = [], None
-        nodes, ingest_cpus = training_nodes()
-        for count in self.compute.counts(self.batch_size):
-            try:
-                found.append(plan_workers(replace(self.compute, workers=count, min_workers=None), nodes, ingest_cpus))
-            except ValueError as error:
-                refused = refused or error
-        if not found:
-            assert refused is not None
-            advice = "; to wait for nodes that an autoscaler adds, set compute.gpus and compute.cpus_per_worker"
-            raise ValueError(f"{refused}{advice if may_grow(nodes) else ''}")
-        return found
-
-    def choose(self, told: threading.Event) -> Placement:
-        """Return the placement of the most workers for whom there is room, once there is room for the fewest.
-
-        Raises:
-            CalledAwayError: `told` was set while it waited.
-        """
-        said = ""
-        while not told.is_set():
-            try:
-                plans = self.possible()
-            except ValueError as error:  # Nodes are gone that were there when the run began.
-                plans, waiting = [], f"waiting for nodes: {error}"
-            for plan in plans:
-                if has_room(plan, plan.workers, SECONDS_FOR_ROOM):
-                    return plan
-                waiting = f"waiting for room on the cluster: {plan}"
-            if waiting != said:
-                said = _say(waiting)
-            if not plans:
-                told.wait(SECONDS_FOR_ROOM)
-        raise CalledAwayError("the run was told to end while it waited for room on the cluster, and did")
-
-    @contextmanager
-    def growing(self, placement: Placement, folder: RunFolder) -> Iterator[None]:
-        """Inside the block, call the workers away as soon as there is room for more of them than it has."""
-        if placement.workers == self.compute.workers:
-            yield
-            return
-        ended = threading.Event()
-
-        def look() -> None:
-            while not ended.wait(SECONDS_BETWEEN_LOOKS):
-                with suppress(ValueError, OSError):  # Nodes come and go, and storages; the next look may be luckier.
-                    if self._has_room_for_more(placement):
-                        folder.write(LEAVE, "there is room for more workers")
-                        return
-
-        threading.Thread(target=look, name="growing", daemon=True).start()
-        try:
-            yield
-        finally:
-            ended.set()
-
-    def _has_room_for_more(self, placement: Placement) -> bool:
-        larger = [plan for plan in self.possible() if plan.workers > placement.workers]
-        return any(has_room(plan, plan.workers - placement.workers, SECONDS_FOR_ROOM) for plan in larger)
-
-
-def has_room(placement: Placement, workers: int, seconds: float) -> bool:
-    """Whether so many workers of a placement have room within some seconds; an autoscaler hears that they want it."""
-    labels = [placement.labels] * workers
-    group = ray.util.placement_group([placement.resources] * workers, bundle_label_selector=labels)
-    try:
-        return bool(group.wait(seconds))
-    finally:
-        ray.util.remove_placement_group(group)
 
 
 def _trainer(
@@ -364,8 +258,3 @@ def _returning_divergence(worker: Worker, job: Job, shards: Sequence[Shards]) ->
     except NonFiniteLossError as error:
         return str(error)
     return None
-
-
-def _say(line: str) -> str:
-    print(line, file=sys.stderr, flush=True)
-    return line

@@ -28,13 +28,14 @@ from pipelines.evaluation.classification import Predictions
 from pipelines.evaluation.features import extract
 from pipelines.run.checkpoint import find_checkpoint, load_encoder, read_state
 from pipelines.run.folder import FINISHED, RunFolder, claimed, named, open_run
+from pipelines.run.nodes import require_shared
 from pipelines.run.progress import terminal_style
-from pipelines.run.shared_storage import require_shared
 from pipelines.tracking.runs import RunHandle, finish_run, log_files, open_tracking
 from pipelines.tracking.store import store_warming, track
-from pipelines.training.driver import Plans, fit
+from pipelines.training.driver import fit
 from pipelines.training.finetuning import FinetuneJob, finetune_worker
 from pipelines.training.options import FinetuneConfig
+from pipelines.training.placement import Plans
 
 WEIGHTS, ABOUT, SCORES = "classifier.safetensors", "classifier.json", "scores.json"
 KEPT = 2  # checkpoints

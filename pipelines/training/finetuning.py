@@ -24,15 +24,15 @@ from lodisc.schedules import learning_rate_at
 from pipelines.run.checkpoint import load_encoder, read_state
 from pipelines.run.config import to_dict
 from pipelines.run.folder import RunFolder
-from pipelines.run.nodes import use_worker_cpus
 from pipelines.run.progress import Progress, Style
 from pipelines.tracking.journal import Entry
 from pipelines.tracking.runs import RunHandle
 from pipelines.tracking.tracker import Tracker
 from pipelines.training.loop import NonFiniteLossError, report_checkpoint, synchronised
 from pipelines.training.options import FULL_WARMUP, FinetuneConfig
+from pipelines.training.placement import use_worker_cpus
 from pipelines.training.preemption import Summons
-from pipelines.training.throughput import Throughput
+from pipelines.training.timing import Throughput
 
 SCORING_BATCH = 128
 

@@ -25,13 +25,13 @@ from pipelines.data.stream import training_batches
 from pipelines.run.checkpoint import directory_name, read_state, written_checkpoint
 from pipelines.run.config import PretrainConfig, to_dict
 from pipelines.run.folder import RunFolder
-from pipelines.run.nodes import use_worker_cpus
 from pipelines.run.progress import Style
 from pipelines.tracking.journal import Entry
 from pipelines.tracking.runs import RunHandle
 from pipelines.tracking.tracker import Tracker
+from pipelines.training.placement import use_worker_cpus
 from pipelines.training.preemption import Summons
-from pipelines.training.stopwatch import Stopwatch
+from pipelines.training.timing import Stopwatch
 from pipelines.training.watcher import Watcher
 
 

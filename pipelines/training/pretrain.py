@@ -12,14 +12,15 @@ from lodisc.encoder import require_known
 from pipelines.data.run_images import RunImages, images_for, load_images, sample_order, views_from_last_checkpoint
 from pipelines.run.config import PretrainConfig
 from pipelines.run.folder import FINISHED, claimed, named, open_run
+from pipelines.run.nodes import require_shared
 from pipelines.run.progress import Style, terminal_style
-from pipelines.run.shared_storage import require_shared
 from pipelines.tracking.model import keep_encoder
 from pipelines.tracking.runs import open_tracking
 from pipelines.tracking.store import store_warming
-from pipelines.training.driver import Plans, fit
+from pipelines.training.driver import fit
 from pipelines.training.loop import TrainJob, train_worker
-from pipelines.training.profile import WARM_UP
+from pipelines.training.placement import Plans
+from pipelines.training.timing import WARM_UP
 
 
 @dataclass(frozen=True)

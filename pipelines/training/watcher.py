@@ -19,8 +19,7 @@ from pipelines.evaluation.features import Features, embed_decoded
 from pipelines.pictures import neighbour_sheet, pivot_overlays
 from pipelines.run.progress import Progress
 from pipelines.tracking.tracker import Tracker
-from pipelines.training.profile import StepTrace
-from pipelines.training.throughput import Throughput, peak_flops
+from pipelines.training.timing import StepTrace, Throughput, peak_flops
 
 if TYPE_CHECKING:
     from pipelines.training.loop import Learner, TrainJob

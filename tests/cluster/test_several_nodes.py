@@ -26,7 +26,7 @@ addresses = pytest.mark.skipif(
 STEPS = 24
 EPOCHS = STEPS // 3
 # How long a driver waits for room, and between its looks for more of it, in seconds, else 10 and 30.
-IMPATIENT = "import pipelines.training.driver as fit; fit.SECONDS_FOR_ROOM = fit.SECONDS_BETWEEN_LOOKS = 2.0"
+IMPATIENT = "import pipelines.training.placement as it; it.SECONDS_FOR_ROOM = it.SECONDS_BETWEEN_LOOKS = 2.0"
 # How often Ray Train asks which nodes will be taken, else every 5 s.
 ASKING = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1"}
 SECONDS_UNTIL_HEARD = 2.5

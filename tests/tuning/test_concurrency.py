@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipelines.run.config import ComputeConfig
-from pipelines.run.nodes import plan_workers
+from pipelines.training.placement import plan_workers
 from tuning.concurrency import CLEANER, MOST_BY_DEFAULT, driver, plan_trials
 
 MANY = 1000

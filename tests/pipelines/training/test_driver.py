@@ -15,8 +15,8 @@ from ray.util.state import list_actors
 
 from pipelines.run.causes import WorkersFailedError
 from pipelines.run.config import ComputeConfig
-from pipelines.run.nodes import Placement
-from pipelines.training.driver import Failures, Plans, _split, has_room
+from pipelines.training.driver import Failures, _split
+from pipelines.training.placement import Placement, Plans, has_room
 from pipelines.training.preemption import CalledAwayError
 from tests.cluster.nodes import wait_for
 
@@ -77,7 +77,7 @@ def test_elastic_workers_divide_the_batch() -> None:
 @pytest.mark.slow
 def test_elastic_workers_are_as_many_as_have_room(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """On 2 CPUs: four workers of half a CPU leave none to decode; three of a third would, and two do."""
-    monkeypatch.setattr("pipelines.training.driver.SECONDS_FOR_ROOM", 1.0)
+    monkeypatch.setattr("pipelines.training.placement.SECONDS_FOR_ROOM", 1.0)
     plans = Plans(ComputeConfig(workers=4, min_workers=1, cpus_per_worker=0.5), batch_size=8)
     assert [plan.workers for plan in plans.possible()] == [2, 1]
     assert plans.choose(threading.Event()).workers == 2
@@ -90,7 +90,7 @@ def test_elastic_workers_are_as_many_as_have_room(ray_session: None, monkeypatch
 def test_workers_keep_the_size_they_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two nodes one is lost; on the other two workers of half a CPU would leave one to draw views."""
     nodes = [{"CPU": 2.0}, {"CPU": 2.0}]
-    monkeypatch.setattr("pipelines.training.driver.training_nodes", lambda: (nodes, 0.0))
+    monkeypatch.setattr("pipelines.training.placement.training_nodes", lambda: (nodes, 0.0))
     elastic, fixed = (Plans(ComputeConfig(workers=2, min_workers=least), batch_size=8) for least in (1, None))
     assert [str(plan) for plan in elastic.possible()] == ["2 workers of 1 CPU", "1 workers of 1 CPU"]
     nodes.pop()
@@ -101,7 +101,7 @@ def test_workers_keep_the_size_they_began_with(monkeypatch: pytest.MonkeyPatch) 
 
 def test_elastic_workers_have_gpus_where_the_fewest_of_them_find_some(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [{"CPU": 8.0, "GPU": 1.0}] * 4
-    monkeypatch.setattr("pipelines.training.driver.training_nodes", lambda: (nodes, 0.0))
+    monkeypatch.setattr("pipelines.training.placement.training_nodes", lambda: (nodes, 0.0))
     assert [str(plan) for plan in Plans(ComputeConfig(workers=8, min_workers=4), 64).possible()] == [
         "4 workers of 1 CPU and 1 GPU"
     ]
@@ -112,7 +112,7 @@ def test_elastic_workers_have_gpus_where_the_fewest_of_them_find_some(monkeypatc
 def test_a_run_that_waits_for_room_can_be_told_to_end(
     ray_session: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pipelines.training.driver.SECONDS_FOR_ROOM", 0.5)
+    monkeypatch.setattr("pipelines.training.placement.SECONDS_FOR_ROOM", 0.5)
     told = threading.Event()
     group = ray.util.placement_group([{"CPU": 2.0}])
     ray.get(group.ready())

@@ -47,7 +47,7 @@ from pipelines.training.loop import NonFiniteLossError
 from pipelines.training.preemption import FILE as LEAVE
 from pipelines.training.preemption import SECONDS_BETWEEN_LOOKS
 from pipelines.training.pretrain import PretrainResult, pretrain
-from pipelines.training.stopwatch import PHASES
+from pipelines.training.timing import PHASES
 from pipelines.training.watcher import PROBES
 from tests.cluster.nodes import wait_for
 from tests.environment import environment_outside

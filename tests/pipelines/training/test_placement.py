@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipelines.run.config import ComputeConfig
-from pipelines.run.nodes import plan_workers, threads_of
+from pipelines.training.placement import plan_workers, threads_of
 
 
 @pytest.mark.parametrize(
