@@ -21,8 +21,7 @@ from lodisc.views import IMAGENET_MEAN, Crop, TwoViews, eval_view
 from pipelines.data.decode import decode_image, load_image, open_image, upright_size
 from pipelines.data.examples import Photograph
 from pipelines.data.samples import seed_of
-from pipelines.pictures import heat_map, kept_patches, picture_of
-from pipelines.sheets import GAP, PAPER, Row, Sheet, Tile
+from pipelines.pictures import GAP, PAPER, Row, Sheet, Tile, heat_map, kept_patches, picture_of
 
 SIDE = 384  # of a picture in pixels, as nearly as whole patches allow
 MOST_LAYERS = 6

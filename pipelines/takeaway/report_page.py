@@ -16,9 +16,8 @@ from PIL import Image
 from lodisc import __version__
 from lodisc.views import eval_view
 from pipelines.data.decode import decode_image
-from pipelines.pictures import picture_of
+from pipelines.pictures import Sheet, picture_of
 from pipelines.run.config import flatten
-from pipelines.sheets import Sheet
 from pipelines.takeaway.charts import SERIES, chart, short
 from pipelines.takeaway.findings import Findings
 from pipelines.tracking.record import RunRecord

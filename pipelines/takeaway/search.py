@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from PIL import Image
 from pyarrow import fs
 from usearch.index import MetricKind
 from usearch.index import search as exact_search
@@ -23,7 +22,7 @@ from lodisc.views import eval_view
 from pipelines.data.decode import ImageError, decode_image
 from pipelines.data.sources import ROW, open_filesystem
 from pipelines.evaluation.features import Embed, matrix
-from pipelines.pictures import GREY, TILE, neighbour_sheet
+from pipelines.pictures import GREY, SIDE, Sheet, draw, neighbour_sheet
 from pipelines.run.checkpoint import load_encoder, weights_fingerprint
 from pipelines.takeaway.embeddings import About, EmbeddingFolder
 from pipelines.takeaway.options import SearchConfig
@@ -105,7 +104,7 @@ def search(config: SearchConfig) -> list[Found]:
     for query in found:
         print(table(query))
     Path(config.sheet).parent.mkdir(parents=True, exist_ok=True)
-    sheet(found, queries, about.origin.images).save(config.sheet)
+    draw(sheet(found, queries, about.origin.images)).save(config.sheet)
     print(f"pictures in {config.sheet}", flush=True)
     return found
 
@@ -194,8 +193,8 @@ def table(query: Found) -> str:
     return "\n".join(lines)
 
 
-def sheet(found: list[Found], queries: dict[str, bytes], source: str) -> Image.Image:
-    """Draw each query, from its encoded image, and beside it what it found.
+def sheet(found: list[Found], queries: dict[str, bytes], source: str) -> Sheet:
+    """Show each query, from its encoded image, and beside it what it found.
 
     Pictures are read from where the images of `source` lie, else from this machine; one that cannot be read is grey.
     """
@@ -220,6 +219,6 @@ def _read(path: str, filesystems: list[fs.FileSystem]) -> bytes:
 
 def _picture(data: bytes) -> np.ndarray:
     try:
-        return eval_view(decode_image(data), TILE)
+        return eval_view(decode_image(data), SIDE)
     except ImageError:
-        return np.full((3, TILE, TILE), GREY[0], dtype=np.uint8)
+        return np.full((3, SIDE, SIDE), GREY[0], dtype=np.uint8)

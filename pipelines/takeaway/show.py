@@ -9,9 +9,9 @@ from pathlib import Path
 from lodisc.config import ModelConfig, ViewConfig
 from lodisc.encoder import Encoder
 from pipelines.data.examples import Photograph, choose
+from pipelines.pictures import Sheet, draw
 from pipelines.run.checkpoint import load_encoder
 from pipelines.run.files import write_whole
-from pipelines.sheets import Sheet, draw
 from pipelines.takeaway.options import ShowConfig
 from pipelines.takeaway.pivots import PivotSheets
 

@@ -16,7 +16,7 @@ from lodisc.normalise import normalise
 from lodisc.pivots import keep_patches, pivot_scores
 from pipelines.evaluation.evaluate import score
 from pipelines.evaluation.features import Features, embed_decoded
-from pipelines.pictures import neighbour_sheet, pivot_overlays
+from pipelines.pictures import draw, neighbour_sheet, pivot_sheet
 from pipelines.run.progress import Progress
 from pipelines.tracking.tracker import Tracker
 from pipelines.training.timing import StepTrace, Throughput, peak_flops
@@ -126,7 +126,7 @@ class Watcher:
         _, scores = pivot_scores(momentum_encoder, normalise(torch.tensor(images).to(self.learner.device)), "fused")
         momentum_encoder.train()
         kept = keep_patches(scores, model.mask_ratio)
-        return pivot_overlays(images, scores.cpu(), kept.cpu(), momentum_encoder.grid)
+        return draw(pivot_sheet(images, scores.cpu(), kept.cpu(), momentum_encoder.grid))
 
     def _neighbours(self, features: Features, shard: ray.data.DataIterator) -> Image.Image:
         unit = torch.nn.functional.normalize(features.features, dim=1)
@@ -136,13 +136,14 @@ class Watcher:
         best, neighbours = similarity.topk(min(NEIGHBOURS, len(unit) - 1), dim=1)
         images = _rows(shard, torch.cat([queries, neighbours.flatten()]).tolist())
         names = features.labels
-        return neighbour_sheet(
+        sheet = neighbour_sheet(
             np.stack([images[i] for i in queries.tolist()]),
             np.stack([[images[i] for i in row] for row in neighbours.tolist()]),
             [names[i] for i in queries.tolist()] if names else None,
             [[names[i] for i in row] for row in neighbours.tolist()] if names else None,
             best.numpy(),
         )
+        return draw(sheet)
 
 
 def _summary(metrics: dict[str, float]) -> str:

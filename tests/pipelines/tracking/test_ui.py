@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.pictures import pivot_overlays
+from pipelines.pictures import draw, pivot_sheet
 from pipelines.run.config import TrackingConfig
 from pipelines.tracking.options import UIConfig
 from pipelines.tracking.runs import RunHandle, create_run, finish_run
@@ -30,7 +30,7 @@ def tracked_run(storage: Path, name: str, start: float) -> RunHandle:
     tracker = Tracker(handle)
     for step in range(1, 41):
         tracker.log_metrics({"loss": start * math.exp(-step / 15), "eval/retrieval/rank1": step / 2}, step)
-    tracker.log_figure(pivot_overlays(images, scores, kept, (8, 8)), "pivots/step-00000040.png")
+    tracker.log_figure(draw(pivot_sheet(images, scores, kept, (8, 8))), "pivots/step-00000040.png")
     tracker.close()
     finish_run(handle, "FINISHED")
     return handle
