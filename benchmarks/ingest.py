@@ -36,7 +36,7 @@ from lodisc.views import IMAGENET_MEAN, IMAGENET_STD
 from pipelines.data.options import PrepareConfig
 from pipelines.data.prepare import prepare
 from pipelines.data.samples import ImageStore, SampleOrder
-from pipelines.data.stream import DrawViews, sample_stream, training_batches
+from pipelines.data.stream import DrawViews, sample_stream
 from pipelines.data.verify import usable_images
 
 Pair = tuple[Tensor, Tensor]
@@ -125,8 +125,8 @@ def stream_batches(prepared: Path, batch: int, count: int, views: ViewConfig, im
     stream = sample_stream(draw, 0, count, [1])
     stream.context.execution_options.preserve_order = True
     (shard,) = stream.streaming_split(1, equal=True)
-    for _, view1, view2 in training_batches(shard, batch):
-        yield normalise(view1), normalise(view2)
+    for drawn in shard.iter_torch_batches(batch_size=batch, device="cpu", prefetch_batches=2):
+        yield normalise(drawn["view1"]), normalise(drawn["view2"])
 
 
 def dataloader_batches(images: Path, batch: int, count: int, workers: int) -> Iterator[Pair]:

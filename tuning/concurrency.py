@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pipelines.run.config import ComputeConfig
 from pipelines.run.nodes import HEAD, Nodes, total
-from pipelines.training.placement import LEAST, fit, plan_workers, worker_cpus
+from pipelines.training.placement import LEAST, hold, plan_workers, worker_cpus
 
 # A sampler learns from trials that have ended, and each trial has processes of its own.
 MOST_BY_DEFAULT = 8
@@ -52,7 +52,7 @@ def plan_trials(compute: ComputeConfig, nodes: Nodes, trials: int, wanted: int |
             each = worker_cpus(count * workers, use_gpu, nodes)
             least = worker_cpus(workers, use_gpu, nodes) if use_gpu else LEAST
             return each if each >= least and count * workers <= (gpus if use_gpu else cpus) else 0.0
-        return compute.cpus_per_worker if fit(compute.cpus_per_worker, count * workers, use_gpu, nodes) else 0.0
+        return compute.cpus_per_worker if hold(compute.cpus_per_worker, count * workers, use_gpu, nodes) else 0.0
 
     asked = wanted or min(MOST_BY_DEFAULT, trials)
     concurrent = next((count for count in range(asked, 1, -1) if size(count) > 0), 1)

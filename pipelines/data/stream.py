@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -21,7 +21,7 @@ from pipelines.data.samples import ImageStore, SampleOrder, seed_of
 from pipelines.run.nodes import ON_INGEST_NODES
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 MAX_CHUNK = 32
 # About a second of work: Ray Data looks every 0.1 s which tasks have ended, and short ones leave CPUs idle until then.
@@ -146,11 +146,3 @@ def sample_stream(draw: Draw, start_step: int, total_steps: int, counts: Sequenc
 
 def _largest_divisor(number: int, limit: int) -> int:
     return max(d for d in range(1, min(number, limit) + 1) if number % d == 0)
-
-
-def training_batches(
-    shard: ray.data.DataIterator, batch_size: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Yield (sample (B,) int64, view1, view2 (B, 3, H, W) uint8, on the CPU) of a worker's share, B = batch_size."""
-    for batch in shard.iter_torch_batches(batch_size=batch_size, device="cpu", prefetch_batches=2):
-        yield batch["sample"], batch["view1"], batch["view2"]

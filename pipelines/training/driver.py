@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 import ray.data
@@ -24,8 +24,9 @@ from lodisc.distributed import rank
 from pipelines.run.causes import WorkersFailedError, explain, may_help, name_cause
 from pipelines.run.checkpoint import repair_register
 from pipelines.run.folder import RunFolder
-from pipelines.tracking.runs import RunHandle, finish_run
-from pipelines.training.loop import NonFiniteLossError
+from pipelines.tracking.runs import finish_run
+from pipelines.training.learner import Job, NonFiniteLossError, Shards
+from pipelines.training.loop import train_worker
 from pipelines.training.placement import Placement, Plans
 from pipelines.training.preemption import FILE as LEAVE
 from pipelines.training.preemption import CalledAwayError, leaving_on_sigterm
@@ -36,38 +37,17 @@ NO_RETRIES = ray.train.FailureConfig(  # type: ignore[call-arg]  # of Train V2
 )
 
 
-# What a worker reads, by name.
-Shards = Mapping[str, ray.data.DataIterator]
-
-
-class Job(Protocol):
-    """What the driver hands to every worker."""
-
-    @property
-    def run(self) -> RunHandle: ...
-
-    @property
-    def total_steps(self) -> int: ...
-
-
-Worker = Callable[[Any, Shards], None]
-
-
-def fit(
-    worker: Worker,
+def drive(
     job: Job,
-    folder: RunFolder,
     datasets: dict[str, Any],
     plans: Plans,
     keep: int,
     callbacks: Sequence[ray.train.UserCallback] = (),
 ) -> ray.train.Result:
-    """Run the workers to the end and record in MLflow how it ended.
+    """Run the workers of a run to its end, and record in MLflow how it ended.
 
     Args:
-        worker: what each worker runs, with the job and its shards of the datasets.
-        job: what the driver hands to every worker.
-        folder: of the run.
+        job: of the run.
         datasets: by the name that workers know them by. Each time workers start, "views" is called for the samples that
             are still to come, which are split among them; of the others each sees all.
         plans: how many workers there may be, and where.
@@ -80,12 +60,12 @@ def fit(
         WorkersFailedError: the workers failed more often in a row than `compute.restarts`, or would fail so again.
     """
     status, failures = "FAILED", Failures(plans.compute.restarts)
-    trainer = partial(_trainer, worker, job, folder, keep, callbacks)
+    trainer = partial(_trainer, job, keep, callbacks)
     result = None
     try:
-        with leaving_on_sigterm(folder) as told:
-            while result is None or folder.finished_steps() < job.total_steps:
-                result = _run_workers(trainer, datasets, folder, plans, failures, told, job.total_steps)
+        with leaving_on_sigterm(job.folder) as told:
+            while result is None or job.folder.finished_steps() < job.total_steps:
+                result = _run_workers(trainer, job, datasets, plans, failures, told)
         status = "FINISHED"
     except (KeyboardInterrupt, CalledAwayError):
         status = "KILLED"
@@ -97,20 +77,20 @@ def fit(
 
 def _run_workers(
     trainer: Callable[[Placement, Sequence[Shards]], TorchTrainer],
+    job: Job,
     datasets: Mapping[str, Any],
-    folder: RunFolder,
     plans: Plans,
     failures: Failures,
     told: threading.Event,
-    total_steps: int,
 ) -> ray.train.Result | None:
     """Run workers from the last checkpoint until they are done, leave or fail; return None where they failed."""
+    folder = job.folder
     folder.remove(LEAVE)
     repair_register(folder.path)
     placement = plans.choose(told)
     try:
         with plans.growing(placement, folder), _split(datasets, placement.workers) as shards:
-            result = _fit(trainer(placement, shards), folder)
+            result = _beside(trainer(placement, shards), folder)
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
         # The register may be what failed: Ray empties it before it writes it.
         repair_register(folder.path)
@@ -119,12 +99,12 @@ def _run_workers(
     diverged = result.return_value  # type: ignore[attr-defined]  # of Train V2
     if diverged is not None:
         raise NonFiniteLossError(diverged)
-    if told.is_set() and folder.finished_steps() < total_steps:
+    if told.is_set() and folder.finished_steps() < job.total_steps:
         raise CalledAwayError(f"the run was told to end and did, at step {folder.finished_steps()}")
     return result
 
 
-def _fit(trainer: TorchTrainer, folder: RunFolder) -> ray.train.Result:
+def _beside(trainer: TorchTrainer, folder: RunFolder) -> ray.train.Result:
     """Run Ray Train's `fit` beside this thread.
 
     In the main thread it would take Ctrl-C for itself, and keep it: the run would end with exit code 0, or not at all.
@@ -186,16 +166,14 @@ class Failures:
 
 
 def _trainer(
-    worker: Worker,
     job: Job,
-    folder: RunFolder,
     keep: int,
     callbacks: Sequence[ray.train.UserCallback],
     placement: Placement,
     shards: Sequence[Shards],
 ) -> TorchTrainer:
     # Bound to the function, not given as its config: that the controller would read too, and import timm for it.
-    train = partial(_returning_divergence, worker, job, shards)
+    train = partial(_returning_divergence, job, shards)
     return TorchTrainer(
         train,  # type: ignore[arg-type]  # Train V2 hands on what it returns
         scaling_config=ray.train.ScalingConfig(
@@ -205,8 +183,8 @@ def _trainer(
             label_selector=placement.labels or None,  # type: ignore[call-arg]  # of Train V2
         ),
         run_config=ray.train.RunConfig(
-            name=folder.name,
-            storage_path=folder.storage,
+            name=job.folder.name,
+            storage_path=job.folder.storage,
             callbacks=[*callbacks, ReleasePlacement()],  # type: ignore[list-item]  # of Train V2
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=keep),
             failure_config=NO_RETRIES,
@@ -237,7 +215,7 @@ def _end_stream(shards: Sequence[Shards]) -> None:
 
 
 def shards_of(datasets: Mapping[str, Any], workers: int) -> list[Shards]:
-    """Return what each worker reads of the datasets, see `fit`.
+    """Return what each worker reads of the datasets, see `drive`.
 
     Ray Train would do the same, but in a process of its own that it starts after the workers. Split here, the views
     have their process while workers still import torch, and are drawn in those that have checked the images.
@@ -248,13 +226,13 @@ def shards_of(datasets: Mapping[str, Any], workers: int) -> list[Shards]:
     return [{"views": share, **whole} for share in views.streaming_split(workers, equal=True)]
 
 
-def _returning_divergence(worker: Worker, job: Job, shards: Sequence[Shards]) -> str | None:
+def _returning_divergence(job: Job, shards: Sequence[Shards]) -> str | None:
     """Run a worker on its own shards, and return what is wrong where training diverged.
 
     Raised, it would be one failure among those of machines and networks.
     """
     try:
-        worker(job, shards[rank()])
+        train_worker(job, shards[rank()])
     except NonFiniteLossError as error:
         return str(error)
     return None

@@ -32,8 +32,8 @@ from pipelines.run.nodes import require_shared
 from pipelines.run.progress import terminal_style
 from pipelines.tracking.runs import RunHandle, finish_run, log_files, open_tracking
 from pipelines.tracking.store import store_warming, track
-from pipelines.training.driver import fit
-from pipelines.training.finetuning import FinetuneJob, finetune_worker
+from pipelines.training.driver import drive
+from pipelines.training.finetuning import FinetuneJob
 from pipelines.training.options import FinetuneConfig
 from pipelines.training.placement import Plans
 
@@ -117,11 +117,11 @@ def _finetune(config: FinetuneConfig) -> FinetuneResult:
     }
     run = open_tracking(config, folder, prints)
     job = FinetuneJob(
-        config, len(task.classes), float(task.held_out.mean()), order.steps_per_epoch, run, folder, terminal_style()
+        config, order.steps_per_epoch, run, folder, terminal_style(), len(task.classes), float(task.held_out.mean())
     )
     if folder.finished_steps() < job.total_steps:
         datasets = {"views": _views(job, folder, task, order, encoder), **_scored(config, task, encoder)}
-        fit(finetune_worker, job, folder, datasets, plans, KEPT)
+        drive(job, datasets, plans, KEPT)
     else:  # It was interrupted between its last step and its scores.
         finish_run(run, "FINISHED")
     return _finish(config, folder, run, task, encoder)

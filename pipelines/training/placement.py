@@ -181,7 +181,7 @@ def plan_workers(compute: ComputeConfig, nodes: Nodes, ingest_cpus: float = 0.0)
         raise ValueError(f"compute.gpus: {compute.workers} workers need a GPU each, the cluster has {gpus:g}")
     spared = 0.0 if ingest_cpus >= 1 else 1.0
     each = compute.cpus_per_worker or worker_cpus(compute.workers, use_gpu, nodes, spared)
-    if each <= 0 or not fit(each, compute.workers, use_gpu, nodes, spared):
+    if each <= 0 or not hold(each, compute.workers, use_gpu, nodes, spared):
         size = f" of {each:g} CPUs" if each > 0 else ""
         raise ValueError(
             f"compute: {compute.workers} workers{size} do not fit on the cluster's {len(nodes)} nodes ({cpus:g} CPUs) "
@@ -208,10 +208,10 @@ def worker_cpus(workers: int, use_gpu: bool, nodes: Nodes, spared: float = 1.0) 
     rooms = {room for node in nodes for room in (node.get("CPU", 0.0), node.get("CPU", 0.0) - spared)}
     parts = (room / count for room in rooms for count in range(1, workers + 1))
     sizes = {_rounded(size) for size in (wanted, *parts) if size <= wanted}
-    return max((size for size in sizes if size > 0 and fit(size, workers, use_gpu, nodes, spared)), default=0.0)
+    return max((size for size in sizes if size > 0 and hold(size, workers, use_gpu, nodes, spared)), default=0.0)
 
 
-def fit(cpus: float, workers: int, use_gpu: bool, nodes: Nodes, spared: float = 1.0) -> bool:
+def hold(cpus: float, workers: int, use_gpu: bool, nodes: Nodes, spared: float = 1.0) -> bool:
     """Whether the nodes hold so many workers, and wherever Ray places them some node has `spared` CPUs left, 0 or 1."""
     places = 0
     filled = 0  # workers that it takes to leave less than a CPU on every node

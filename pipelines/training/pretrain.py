@@ -17,9 +17,9 @@ from pipelines.run.progress import Style, terminal_style
 from pipelines.tracking.model import keep_encoder
 from pipelines.tracking.runs import open_tracking
 from pipelines.tracking.store import store_warming
-from pipelines.training.driver import fit
-from pipelines.training.loop import TrainJob, train_worker
+from pipelines.training.driver import drive
 from pipelines.training.placement import Plans
+from pipelines.training.pretraining import PretrainJob
 from pipelines.training.timing import WARM_UP
 
 
@@ -90,8 +90,8 @@ def _pretrain(
     datasets = {"views": views_from_last_checkpoint(config, folder, images), **images.decoded}
     run = open_tracking(config, folder, images.fingerprints, parent_run_id)
     style: Style = "nothing" if parent_run_id else terminal_style()
-    job = TrainJob(config, steps_per_epoch, run, folder, style)
-    result = fit(train_worker, job, folder, datasets, plans, config.checkpoint.keep, callbacks)
+    job = PretrainJob(config, steps_per_epoch, run, folder, style)
+    result = drive(job, datasets, plans, config.checkpoint.keep, callbacks)
     assert result.checkpoint is not None, "the last step saves a checkpoint"
     done = PretrainResult(
         checkpoint=result.checkpoint.path,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import sources
+from pipelines.data import sources
 from pipelines.data.labelled import load_labelled
 from pipelines.data.samples import ImageStore
 

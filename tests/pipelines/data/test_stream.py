@@ -16,7 +16,7 @@ from PIL import Image
 
 from lodisc.config import ViewConfig
 from lodisc.views import CropAndFlip, TwoViews
-from pipelines import ingest
+from pipelines.data import stream as stream_module
 from pipelines.data.decode import load_image
 from pipelines.data.samples import ImageStore, SampleOrder, seed_of
 from pipelines.data.scored import eval_images, scored_views
@@ -149,8 +149,8 @@ def test_stream_resumes_mid_epoch_and_is_the_same_for_any_number_of_workers(draw
 def test_stream_is_the_same_however_it_is_cut_into_tasks(
     draw: DrawViews, seen: list[Step], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "SAMPLES_PER_TASK", 24)  # three tasks, of one to three chunks a worker and step
-    monkeypatch.setattr(ingest, "MAX_CHUNK", 4)
+    monkeypatch.setattr(stream_module, "SAMPLES_PER_TASK", 24)  # three tasks, of one to three chunks a worker and step
+    monkeypatch.setattr(stream_module, "MAX_CHUNK", 4)
     assert_same(steps_seen(draw, 0, 7, 1), seen)
     assert_same(steps_seen(draw, 0, 7, 2), seen)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from pipelines.data.decode import ImageError
 from pipelines.run.causes import WorkersFailedError, explain, innermost, is_of_ray, may_help, name_cause
 from pipelines.run.config import ComputeConfig, DataConfig, InTrainingConfig, OptimConfig, PretrainConfig
 from pipelines.training.pretrain import pretrain
+from pipelines.training.pretraining import PretrainJob
 
 OUT_OF_MEMORY = """1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 10.0.0.7, \
 ID: 4b14) was 22.84GB used / 23.54GB limit (0.970)
@@ -199,10 +199,13 @@ def test_an_error_that_says_all_is_not_gone_through() -> None:
         assert innermost(error) is error
 
 
-def no_right(place: str, job: Any, *shards: Any) -> None:
-    with open(place, "a") as tries:
-        tries.write("x")
-    raise PermissionError(13, "Permission denied", "/private/cache")
+class NoRight(PretrainJob):
+    """A run whose workers may not do what they must."""
+
+    def learner(self, device: torch.device, shards: Any) -> Any:
+        with open(f"{self.folder.path}/tries", "a") as tries:
+            tries.write("x")
+        raise PermissionError(13, "Permission denied", "/private/cache")
 
 
 @pytest.mark.slow
@@ -223,12 +226,12 @@ def test_a_run_whose_code_fails_is_tried_once(
         name="forbidden",
         storage=str(tmp_path / "runs"),
     )
-    monkeypatch.setattr("pipelines.training.pretrain.train_worker", partial(no_right, str(tmp_path / "tries")))
+    monkeypatch.setattr("pipelines.training.pretrain.PretrainJob", NoRight)
     with pytest.raises(WorkersFailedError) as raised:
         pretrain(config)
     assert str(raised.value) == (
         "the workers failed: worker 0: PermissionError: [Errno 13] Permission denied: '/private/cache'; let the user "
         "that Ray runs as do this, on every node; --resume begins it again"
     )
-    assert (tmp_path / "tries").read_text() == "x"
+    assert (tmp_path / "runs" / "forbidden" / "tries").read_text() == "x"
     assert "going on" not in capfd.readouterr().err

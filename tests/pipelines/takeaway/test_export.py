@@ -16,9 +16,9 @@ from safetensors import safe_open
 from cluster.cli import main
 from lodisc.config import EncoderConfig, ModelConfig
 from lodisc.model import LoDisc
-from pipelines import options
 from pipelines.run.checkpoint import FILE, load_encoder
 from pipelines.run.config import DataConfig, PretrainConfig, to_dict
+from pipelines.takeaway import options
 from pipelines.takeaway.export import export
 from pipelines.takeaway.exports import onnx_graph, timm_hub
 from pipelines.takeaway.options import FORMS, ExportConfig

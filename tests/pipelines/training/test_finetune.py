@@ -25,7 +25,6 @@ from lodisc.model import LoDisc
 from lodisc.normalise import normalise
 from lodisc.schedules import learning_rate_at
 from lodisc.views import CropAndFlip, eval_view
-from pipelines import finetune_loop
 from pipelines.data.decode import load_image
 from pipelines.data.samples import SampleOrder, seed_of
 from pipelines.run.causes import WorkersFailedError
@@ -33,7 +32,7 @@ from pipelines.run.checkpoint import FILE, find_checkpoint, last_checkpoint, loa
 from pipelines.run.config import ComputeConfig, DataConfig, PretrainConfig, to_dict
 from pipelines.run.folder import FINISHED
 from pipelines.training.finetune import ABOUT, SCORES, WEIGHTS, FinetuneResult, finetune, load_task
-from pipelines.training.finetuning import Scorer, image_weights
+from pipelines.training.finetuning import ClassifierLearner, classifier_optimizer, image_weights
 from pipelines.training.options import FULL_WARMUP, FinetuneConfig
 from tests.pipelines.kill import kill_worker_after
 
@@ -112,7 +111,7 @@ def test_a_run_leaves_curves_and_scores(linear: FinetuneResult) -> None:
     assert run.info.status == "FINISHED"
     assert run.data.params["mode"] == "linear" and run.data.params["crop_scale"] == "[0.6, 1.0]"
     assert run.data.tags["lodisc.pretrained_run"] == "of-the-pretraining"
-    assert {"loss/1.6", "train/top1/3.2", "schedule/share_of_peak", "eval/top5", "test/top1"} <= run.data.metrics.keys()
+    assert {"loss/1.6", "train/top1/3.2", "schedule/learning_rate", "eval/top5", "test/top1"} <= run.data.metrics.keys()
     losses = client.get_metric_history(linear.run_id, "loss/1.6")
     assert [point.step for point in losses] == list(range(1, EPOCHS * STEPS + 1))
     held_out = client.get_metric_history(linear.run_id, "held_out/top1/1.6")
@@ -165,7 +164,7 @@ def plain_losses(config: FinetuneConfig, steps: int) -> list[float]:
     encoder, _ = load_encoder(config.checkpoint)
     torch.manual_seed(config.seed)
     model = Classifier(encoder, CLASSES, frozen=False)
-    optimizer = finetune_loop._optimizer(config, model)
+    optimizer = classifier_optimizer(config, model)
     losses = []
     for step in range(steps):
         samples = np.arange(step * config.batch_size, (step + 1) * config.batch_size)
@@ -279,13 +278,11 @@ def test_a_learning_rate_is_chosen_by_the_held_out_images_never_by_the_test_imag
     features = torch.zeros(6, model.encoder.feature_dim)
     features[:3, 0], features[3:, 0] = 1.0, -1.0
     images = [(features, torch.tensor([0, 0, 0, 1, 1, 1]))]
-    job = SimpleNamespace(config=SimpleNamespace(rates=(0.1, 0.2)), chooses=True)
-    curve = finetune_loop.ClassifierLearner.curve
-    learner: Any = SimpleNamespace(model=model, job=job, device=torch.device("cpu"), chosen=1)
-    learner.curve = lambda metric, number: curve(learner, metric, number)
-    scorer = Scorer(learner, {})
-    scorer.embedded = {"held_out": images, "test": images}
-    assert scorer.scores() == {
+    learner: Any = object.__new__(ClassifierLearner)
+    learner.job = SimpleNamespace(config=SimpleNamespace(rates=(0.1, 0.2)), chooses=True)
+    learner.model, learner.device, learner.chosen = model, torch.device("cpu"), 1
+    learner.embedded = {"held_out": images, "test": images}
+    assert learner.look(1).scores == {
         "held_out/top1/0.1": 100.0,
         "held_out/top1/0.2": 0.0,
         "eval/top1": 0.0,
@@ -309,7 +306,7 @@ def test_heads_beside_each_other_learn_as_each_would_alone(config: FinetuneConfi
     def trained(rates: tuple[float, ...]) -> list[torch.Tensor]:
         torch.manual_seed(0)
         model = Classifier(Encoder(TINY), 3, len(rates))
-        optimizer = finetune_loop._optimizer(replace(config, learning_rates=rates), model)
+        optimizer = classifier_optimizer(replace(config, learning_rates=rates), model)
         for batch in features:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"]
