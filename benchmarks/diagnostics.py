@@ -20,11 +20,11 @@ from matplotlib.figure import Figure
 from benchmarks.report import markdown_table, put, write_results
 from cluster.connect import connect
 from pipelines.demo.images import generate_demo_images
+from pipelines.run.causes import NonFiniteLossError
 from pipelines.run.config import load_recipe
 from pipelines.run.folder import FINISHED
 from pipelines.takeaway.charts import running_mean, thinned
 from pipelines.tracking.record import read_record
-from pipelines.training.loop import NonFiniteLossError
 from pipelines.training.pretrain import pretrain
 
 HEALTHY = "healthy"

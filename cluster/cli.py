@@ -117,7 +117,7 @@ COMMANDS = {
         positional=("run",),
     ),
     "demo": Command(
-        "pipelines.demo.demo.options:DemoConfig",
+        "pipelines.demo.options:DemoConfig",
         "pipelines.demo.demo:demo",
         "make images, pretrain on them, and compare with MoCo v3 and no training",
     ),

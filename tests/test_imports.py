@@ -14,7 +14,7 @@ COMMAND_LINE = (
     "pipelines.training.options lodisc.config"
 )
 COORDINATORS = (
-    "cluster.worker pipelines.data.stream pipelines.data.sources pipelines.data.verify pipelines.training.release "
+    "cluster.worker pipelines.data.stream pipelines.data.sources pipelines.data.verify pipelines.training.placement "
     "lodisc.views"
 )
 

@@ -11,9 +11,9 @@ from typing import Any
 import ray.tune
 from ray.tune.experiment import Trial as TuneTrial
 
+from pipelines.run.causes import NonFiniteLossError
 from pipelines.run.folder import RunFolder
 from pipelines.tracking.runs import RunHandle, finish_run, is_written
-from pipelines.training.loop import NonFiniteLossError
 from tuning.objective import Objective
 from tuning.trial import COMPLETED, DIVERGED, FAILED, INTERRUPTED, STOPPED, Outcome, read_outcome, write_outcome
 

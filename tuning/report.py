@@ -17,7 +17,7 @@ from pipelines.run.config import config_from, to_dict
 from pipelines.run.folder import RunFolder
 from pipelines.tracking.runs import RunHandle, log_files
 from pipelines.tracking.store import find_run, open_client
-from tuning import figures
+from tuning import plots
 from tuning.config import ReportConfig
 from tuning.objective import Objective, find_objective
 from tuning.space import Domain, parse_space
@@ -196,7 +196,7 @@ def _study(found: SweepReport) -> Any:
     study = optuna.create_study(direction="maximize" if found.objective.mode == "max" else "minimize")
     distributions = {field: domain.for_optuna() for field, domain in found.space.items()}
     for trial, value in found.comparable():
-        params = {field: figures.plain(trial.params[field]) for field in found.space}
+        params = {field: plots.plain(trial.params[field]) for field in found.space}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=value))
     return study
 
@@ -284,11 +284,11 @@ def _pictures(found: SweepReport, shares: Mapping[str, float]) -> dict[str, Any]
     score = f"{found.objective.name} at epoch {found.common_epoch}"
     best_is_high = found.objective.mode == "max"
     pictures = {
-        "parallel_coordinates.png": figures.parallel_coordinates(found.space, compared, score, best_is_high),
-        "response.png": figures.response(found.space, compared, score, best_is_high),
+        "parallel_coordinates.png": plots.parallel_coordinates(found.space, compared, score, best_is_high),
+        "response.png": plots.response(found.space, compared, score, best_is_high),
     }
     if shares:
-        pictures["importance.png"] = figures.importance_bars(shares, f"share of the variance of {score}")
+        pictures["importance.png"] = plots.importance_bars(shares, f"share of the variance of {score}")
     return pictures
 
 

@@ -13,10 +13,10 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from pipelines.data.run_images import RunImages
+from pipelines.run.causes import NonFiniteLossError
 from pipelines.run.config import PretrainConfig, config_from, to_dict
 from pipelines.run.folder import FINISHED, RunFolder
 from pipelines.tracking.journal import now_ms
-from pipelines.training.loop import NonFiniteLossError
 from pipelines.training.pretrain import pretrain
 from tuning.objective import Objective
 

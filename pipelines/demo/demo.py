@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from pipelines.demo.demo.options import DemoConfig
 from pipelines.demo.images import generate_demo_images
+from pipelines.demo.options import DemoConfig
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.options import EvaluateConfig
 from pipelines.run.config import PretrainConfig, load_recipe

@@ -94,6 +94,14 @@ class WorkersFailedError(RuntimeError):
     """A run has ended because its workers failed; the message says in one line why, and what to do."""
 
 
+class NonFiniteLossError(RuntimeError):
+    """A run has ended because its loss or the gradient stopped being a number."""
+
+
+class CalledAwayError(RuntimeError):
+    """A run was told to end, did so at a checkpoint, and can be resumed."""
+
+
 def innermost(error: BaseException) -> BaseException:
     """Return the error of user or machine within those that Ray wraps around it.
 

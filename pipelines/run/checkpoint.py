@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import posixpath
-import sys
 import tempfile
-import time
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,31 +13,12 @@ from typing import Any
 import ray.train
 import torch
 from pyarrow import fs
-from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME as REGISTER
-from ray.train.v2._internal.exceptions import CheckpointManagerInitializationError
-from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
-    CheckpointManager,
-    _CheckpointManagerState,
-    _TrainingResultState,
-)
 
 from lodisc.config import EncoderConfig
 from lodisc.encoder import Encoder
 from lodisc.unpickle import load_plain
-
-FILE = "checkpoint.pt"
-# Ray says of every run folder that it has checkpoints, for those who meant to start a new run there.
-logging.getLogger(CheckpointManager.__module__).setLevel(logging.WARNING)
-
-
-def directory_name(step: int) -> str:
-    """Return the folder name of the checkpoint that holds `step` finished steps."""
-    return f"step-{step:08d}"
-
-
-def step_of(path: str) -> int:
-    """Return how many steps are finished in the checkpoint folder `path`."""
-    return int(path.rstrip("/").rsplit("-", 1)[1])
+from pipelines.run.folder import CHECKPOINT as FILE
+from pipelines.run.folder import RunFolder, directory_name
 
 
 @contextmanager
@@ -67,84 +44,12 @@ def read_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
 
 
 def last_checkpoint(run_dir: str) -> ray.train.Checkpoint | None:
-    """Return the newest checkpoint that the run at `run_dir` (path or URI) registered, None where there is none.
-
-    A checkpoint folder that Ray did not register was cut off while being written; it is not a checkpoint.
-
-    Raises:
-        ValueError: Ray's register of the run's checkpoints is damaged.
-    """
-    for pause in (0.05, 0.2, 1.0, None):
-        try:
-            return ray.train.Result.from_path(run_dir).checkpoint
-        except CheckpointManagerInitializationError as error:
-            # Ray rewrites its register in place: who reads it meanwhile finds half of it.
-            if pause is None:
-                raise ValueError(
-                    f"{run_dir}: Ray's register of its checkpoints cannot be read: {error}. `--resume` repairs it"
-                ) from error
-            time.sleep(pause)
-        except RuntimeError:
-            return None
-    raise AssertionError("the last attempt returns or raises")
-
-
-def repair_register(run_dir: str) -> None:
-    """Write Ray's register of a run's checkpoints anew, from the checkpoints, where Ray cannot read it.
-
-    Ray rewrites it in place: a driver that is killed meanwhile, or a disk that is full, leaves half of it.
-
-    Raises:
-        OSError: the storage refuses it.
-    """
-    try:
-        ray.train.Result.from_path(run_dir)
-        return
-    except CheckpointManagerInitializationError:
-        pass
-    except RuntimeError:
-        return  # There is none yet.
+    """Return the newest whole checkpoint of the run at `run_dir` (path or URI), None where there is none."""
+    steps = RunFolder(run_dir).finished_steps()
+    if steps == 0:
+        return None
     filesystem, path = fs.FileSystem.from_uri(run_dir)
-    register = f"{path}/{REGISTER}"
-    folders = filesystem.get_file_info(fs.FileSelector(path))
-    steps = sorted(item.base_name for item in folders if item.base_name.startswith("step-"))
-    whole = [name for name in steps if _is_whole(filesystem, f"{path}/{name}/{FILE}")]
-    print(
-        f"{run_dir}/{REGISTER} cannot be read, as if it was being written when a process was killed or the disk was "
-        f"full; it is written anew with {', '.join(whole) or 'no checkpoint, as none is whole'}",
-        file=sys.stderr,
-        flush=True,
-    )
-    # Beside it first: it must never again be half of one.
-    with filesystem.open_output_stream(f"{register}.new") as stream:
-        stream.write(_register(whole).encode())
-    filesystem.move(f"{register}.new", register)
-
-
-def _register(names: list[str]) -> str:
-    """Return Ray's register of the checkpoint folders, oldest first."""
-    results = [_TrainingResultState(checkpoint_dir_name=name, metrics={"step": step_of(name)}) for name in names]
-    state = _CheckpointManagerState(
-        checkpoint_results=results,
-        checkpoint_report_indices=list(range(len(names))),
-        latest_checkpoint_result=results[-1] if results else None,
-        pending_training_results=[],
-        pending_validation_specs=[],
-        current_report_index=len(names),
-        validated_checkpoint_dir_names=[],
-        timed_out_validation_checkpoint_dir_names=[],
-        failed_validation_checkpoint_dir_names=[],
-    )
-    return state.model_dump_json()
-
-
-def _is_whole(filesystem: fs.FileSystem, file: str) -> bool:
-    """Whether a file that torch wrote is there to its end, every checksum right."""
-    try:
-        with filesystem.open_input_file(file) as stream, zipfile.ZipFile(stream) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
-        return False
+    return ray.train.Checkpoint(f"{path}/{directory_name(steps)}", filesystem)
 
 
 def find_checkpoint(path: str) -> ray.train.Checkpoint:

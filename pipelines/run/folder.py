@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,12 +16,14 @@ import yaml
 from filelock import FileLock, Timeout
 from pyarrow import fs
 
-from pipelines.run.checkpoint import last_checkpoint, repair_register, step_of
 from pipelines.run.config import flatten, to_dict
 from pipelines.run.files import local_path, require_writable
 
 # Written at the very end of a run.
 FINISHED = "result.json"
+LEAVE = "leave"  # its workers look for it, and go
+CHECKPOINT = "checkpoint.pt"  # in a folder of its own each, see `directory_name`
+STEP = re.compile(r"step-(\d+)")
 # A resumed run may move to other machines and be watched differently; anything else would make it another run.
 FREE_ON_RESUME = ("compute.", "checkpoint.", "evaluation.", "tracking.", "storage", "resume", "profile")
 
@@ -98,9 +102,40 @@ class RunFolder:
         self.write("config.yaml", yaml.safe_dump(to_dict(fresh), sort_keys=False))
 
     def finished_steps(self) -> int:
-        """Return the step of the newest registered checkpoint, 0 where there is none."""
-        checkpoint = last_checkpoint(self.path)
-        return 0 if checkpoint is None else step_of(checkpoint.path)
+        """Return the step of the newest whole checkpoint, 0 where there is none.
+
+        One that was cut off, as its worker was killed or the disk was full, is none: the end of the file is written
+        last, and tells where all else is.
+        """
+        return next((step for step in self._saved_steps() if self._is_whole(step)), 0)
+
+    def prune(self, keep: int) -> None:
+        """Remove all checkpoints but the newest."""
+        filesystem, path = fs.FileSystem.from_uri(self.path)
+        for step in self._saved_steps()[keep:]:
+            filesystem.delete_dir(f"{path}/{directory_name(step)}")
+
+    def _saved_steps(self) -> list[int]:
+        """Return the steps of all checkpoints, the newest first."""
+        return sorted((int(found[1]) for name in self.folders() if (found := STEP.fullmatch(name))), reverse=True)
+
+    def _is_whole(self, step: int) -> bool:
+        filesystem, path = fs.FileSystem.from_uri(self.path)
+        try:
+            with filesystem.open_input_file(f"{path}/{directory_name(step)}/{CHECKPOINT}") as stream:
+                return zipfile.is_zipfile(stream)
+        except (OSError, ValueError):  # ValueError: pyarrow cannot seek in an empty file
+            return False
+
+
+def directory_name(step: int) -> str:
+    """Return the folder name of the checkpoint that holds `step` finished steps."""
+    return f"step-{step:08d}"
+
+
+def step_of(path: str) -> int:
+    """Return how many steps are finished in the checkpoint folder `path`."""
+    return int(path.rstrip("/").rsplit("-", 1)[1])
 
 
 def named(config: C, kind: str = "pretrain") -> C:
@@ -153,7 +188,6 @@ def open_run(config: NamedConfig) -> RunFolder:
     if folder.has(FINISHED):
         raise ValueError(f"resume: the run {config.name!r} in {config.storage} is finished")
     if config.resume:
-        repair_register(folder.path)
         _refuse_changes(yaml.safe_load(folder.read("config.yaml")), to_dict(config))
     return folder
 

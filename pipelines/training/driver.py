@@ -21,17 +21,17 @@ from ray.train._internal.session import get_session
 from ray.train.torch import TorchTrainer
 
 from lodisc.distributed import rank
-from pipelines.run.causes import WorkersFailedError, explain, may_help, name_cause
-from pipelines.run.checkpoint import repair_register
-from pipelines.run.folder import RunFolder
+from pipelines.run.causes import CalledAwayError, NonFiniteLossError, WorkersFailedError, explain, may_help, name_cause
+from pipelines.run.folder import LEAVE, RunFolder
 from pipelines.tracking.runs import finish_run
-from pipelines.training.learner import Job, NonFiniteLossError, Shards
+from pipelines.training.learner import Job, Shards
 from pipelines.training.loop import train_worker
-from pipelines.training.placement import Placement, Plans
-from pipelines.training.preemption import FILE as LEAVE
-from pipelines.training.preemption import CalledAwayError, leaving_on_sigterm
-from pipelines.training.release import ReleasePlacement
+from pipelines.training.placement import Placement, Plans, ReleasePlacement
+from pipelines.training.preemption import leaving_on_sigterm
 
+# In which Ray Train lists a run's checkpoints, written in place: a process that is killed or a disk that is full leaves
+# half of it. Here a whole checkpoint is all it takes.
+REGISTER = "checkpoint_manager_snapshot.json"
 NO_RETRIES = ray.train.FailureConfig(  # type: ignore[call-arg]  # of Train V2
     max_failures=0, max_preemption_failures=0, controller_failure_limit=0
 )
@@ -41,7 +41,6 @@ def drive(
     job: Job,
     datasets: dict[str, Any],
     plans: Plans,
-    keep: int,
     callbacks: Sequence[ray.train.UserCallback] = (),
 ) -> ray.train.Result:
     """Run the workers of a run to its end, and record in MLflow how it ended.
@@ -51,7 +50,6 @@ def drive(
         datasets: by the name that workers know them by. Each time workers start, "views" is called for the samples that
             are still to come, which are split among them; of the others each sees all.
         plans: how many workers there may be, and where.
-        keep: how many checkpoints stay on disk.
         callbacks: told of every checkpoint.
 
     Raises:
@@ -60,7 +58,7 @@ def drive(
         WorkersFailedError: the workers failed more often in a row than `compute.restarts`, or would fail so again.
     """
     status, failures = "FAILED", Failures(plans.compute.restarts)
-    trainer = partial(_trainer, job, keep, callbacks)
+    trainer = partial(_trainer, job, callbacks)
     result = None
     try:
         with leaving_on_sigterm(job.folder) as told:
@@ -86,14 +84,12 @@ def _run_workers(
     """Run workers from the last checkpoint until they are done, leave or fail; return None where they failed."""
     folder = job.folder
     folder.remove(LEAVE)
-    repair_register(folder.path)
+    folder.remove(REGISTER)
     placement = plans.choose(told)
     try:
         with plans.growing(placement, folder), _split(datasets, placement.workers) as shards:
             result = _beside(trainer(placement, shards), folder)
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-        # The register may be what failed: Ray empties it before it writes it.
-        repair_register(folder.path)
         failures.count(error, folder.finished_steps())
         return None
     diverged = result.return_value  # type: ignore[attr-defined]  # of Train V2
@@ -167,7 +163,6 @@ class Failures:
 
 def _trainer(
     job: Job,
-    keep: int,
     callbacks: Sequence[ray.train.UserCallback],
     placement: Placement,
     shards: Sequence[Shards],
@@ -186,7 +181,6 @@ def _trainer(
             name=job.folder.name,
             storage_path=job.folder.storage,
             callbacks=[*callbacks, ReleasePlacement()],  # type: ignore[list-item]  # of Train V2
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=keep),
             failure_config=NO_RETRIES,
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # of Train V2
         ),

@@ -38,7 +38,6 @@ from pipelines.training.options import FinetuneConfig
 from pipelines.training.placement import Plans
 
 WEIGHTS, ABOUT, SCORES = "classifier.safetensors", "classifier.json", "scores.json"
-KEPT = 2  # checkpoints
 # After every epoch at most so many images are scored, drawn by the seed; the final table is of all.
 SCORED_IMAGES = 3000
 
@@ -121,7 +120,7 @@ def _finetune(config: FinetuneConfig) -> FinetuneResult:
     )
     if folder.finished_steps() < job.total_steps:
         datasets = {"views": _views(job, folder, task, order, encoder), **_scored(config, task, encoder)}
-        drive(job, datasets, plans, KEPT)
+        drive(job, datasets, plans)
     else:  # It was interrupted between its last step and its scores.
         finish_run(run, "FINISHED")
     return _finish(config, folder, run, task, encoder)

@@ -15,8 +15,9 @@ from lodisc.classifier import Classifier, head_losses, hits
 from lodisc.distributed import average, rank, world_size
 from lodisc.normalise import normalise
 from lodisc.precision import autocast, fused_trains_faster, resolve_precision
+from pipelines.run.causes import NonFiniteLossError
 from pipelines.run.checkpoint import load_encoder
-from pipelines.training.learner import Job, Learner, Look, NonFiniteLossError, Shards
+from pipelines.training.learner import Job, Learner, Look, Shards
 from pipelines.training.options import FULL_WARMUP, FinetuneConfig
 
 SCORING_BATCH = 128

@@ -20,7 +20,7 @@ from lodisc.distributed import rank, world_size
 from lodisc.precision import autocast, resolve_precision
 from lodisc.schedules import learning_rate_at
 from pipelines.data.samples import seed_of
-from pipelines.run.checkpoint import read_state
+from pipelines.run.checkpoint import last_checkpoint, read_state
 from pipelines.run.config import to_dict
 from pipelines.run.folder import RunFolder
 from pipelines.run.progress import Style
@@ -29,10 +29,6 @@ from pipelines.tracking.runs import RunHandle
 from pipelines.training.timing import Stopwatch
 
 Shards = Mapping[str, ray.data.DataIterator]  # what a worker reads, by name
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss or its gradient stopped being a number."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +91,11 @@ class Job(ABC):
     @abstractmethod
     def warmup_steps(self) -> int: ...
 
+    @property
+    def keep(self) -> int:
+        """Return how many checkpoints stay on disk."""
+        return 2
+
     def ends_epoch(self, step: int) -> bool:
         """Whether `step` finished steps are a whole number of epochs."""
         return step % self.steps_per_epoch == 0
@@ -128,7 +129,7 @@ class Learner(ABC):
         self.step = 0
         self.unsent: list[Entry] = []
         self.flops_per_step: float | None = None
-        saved = ray.train.get_checkpoint()
+        saved = last_checkpoint(job.folder.path)
         if saved is not None:
             self.restore(read_state(saved))
 

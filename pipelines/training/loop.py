@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lodisc.distributed import average, rank
-from pipelines.run.checkpoint import directory_name, written_checkpoint
+from pipelines.run.checkpoint import written_checkpoint
+from pipelines.run.folder import directory_name
 from pipelines.tracking.tracker import Tracker
 from pipelines.training.learner import Job, Learner, Shards
 from pipelines.training.placement import use_worker_cpus
@@ -85,3 +86,4 @@ def save(learner: Learner, scores: dict[str, float], tracker: Tracker | None) ->
         return
     with written_checkpoint(learner.state() | {"unsent": tracker.unsent()}) as checkpoint:
         ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)
+    learner.job.folder.prune(learner.job.keep)

@@ -8,15 +8,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
+from pipelines.run.causes import CalledAwayError
 from pipelines.run.config import ComputeConfig
-from pipelines.run.folder import RunFolder
+from pipelines.run.folder import LEAVE, RunFolder
 from pipelines.run.nodes import INGEST, Nodes, may_grow, total, training_nodes
-from pipelines.training.preemption import FILE as LEAVE
-from pipelines.training.preemption import CalledAwayError
 
 if TYPE_CHECKING:
     import torch
@@ -159,6 +159,27 @@ def has_room(placement: Placement, workers: int, seconds: float) -> bool:
         return bool(group.wait(seconds))
     finally:
         ray.util.remove_placement_group(group)
+
+
+class ReleasePlacement(WorkerGroupCallback, ControllerCallback):
+    """Removes the placement group of a run's workers when the run's controller ends.
+
+    Ray Train does so itself but for workers that fail between their start and their first step: of those it keeps the
+    placement group until the job ends, and workers that are started again wait for its room for ever.
+    """
+
+    def __init__(self) -> None:
+        self.group: Any = None
+
+    def before_init_train_context(self, workers: list[Any]) -> dict[str, list[Any]]:
+        """Called in the controller when the workers' processes are there."""
+        self.group = ray.get(workers[0].execute_async(ray.util.get_current_placement_group))
+        return {}
+
+    async def before_controller_shutdown(self) -> None:
+        """Called when the controller ends, for whatever reason."""
+        if self.group is not None:
+            ray.util.remove_placement_group(self.group)
 
 
 def plan_workers(compute: ComputeConfig, nodes: Nodes, ingest_cpus: float = 0.0) -> Placement:

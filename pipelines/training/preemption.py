@@ -18,14 +18,9 @@ import torch
 from ray.train.v2._internal.execution.context import get_train_context
 
 from lodisc.distributed import average, rank
-from pipelines.run.folder import RunFolder
+from pipelines.run.folder import LEAVE, RunFolder
 
-FILE = "leave"
 SECONDS_BETWEEN_LOOKS = 1.0
-
-
-class CalledAwayError(RuntimeError):
-    """The run was told to end, did so at a checkpoint, and can be resumed."""
 
 
 class Summons:
@@ -55,7 +50,7 @@ class Summons:
     def _look(self) -> None:
         while not self._ended.wait(SECONDS_BETWEEN_LOOKS):
             with suppress(OSError):  # A storage that does not answer may do so at the next look.
-                if self._folder.has(FILE):
+                if self._folder.has(LEAVE):
                     self._told.set()
                     return
 
@@ -74,7 +69,7 @@ def leaving_on_sigterm(folder: RunFolder) -> Iterator[threading.Event]:
     def leave(number: int, frame: FrameType | None) -> None:
         came.set()
         try:
-            folder.write(FILE, "the run's driver was told to end")
+            folder.write(LEAVE, "the run's driver was told to end")
         except OSError as error:
             print(f"the workers cannot be told to leave, as {folder.path} cannot be written: {error}", file=sys.stderr)
 

@@ -91,7 +91,7 @@ def _pretrain(
     run = open_tracking(config, folder, images.fingerprints, parent_run_id)
     style: Style = "nothing" if parent_run_id else terminal_style()
     job = PretrainJob(config, steps_per_epoch, run, folder, style)
-    result = drive(job, datasets, plans, config.checkpoint.keep, callbacks)
+    result = drive(job, datasets, plans, callbacks)
     assert result.checkpoint is not None, "the last step saves a checkpoint"
     done = PretrainResult(
         checkpoint=result.checkpoint.path,

@@ -22,8 +22,9 @@ from lodisc.schedules import momentum_at
 from pipelines.evaluation.evaluate import score
 from pipelines.evaluation.features import Features, embed_decoded
 from pipelines.pictures import draw, neighbour_sheet, pivot_sheet
+from pipelines.run.causes import NonFiniteLossError
 from pipelines.run.config import PretrainConfig
-from pipelines.training.learner import Job, Learner, Look, NonFiniteLossError, Shards
+from pipelines.training.learner import Job, Learner, Look, Shards
 
 PICTURES = 8
 NEIGHBOURS = 6
@@ -51,6 +52,10 @@ class PretrainJob(Job):
     @property
     def warmup_steps(self) -> int:
         return round(self.config.optim.warmup_epochs * self.steps_per_epoch)
+
+    @property
+    def keep(self) -> int:
+        return self.config.checkpoint.keep
 
     def logs_at(self, step: int) -> bool:
         return step % self.config.evaluation.log_every_steps == 0

@@ -253,7 +253,7 @@ def test_the_build_sees_what_the_image_installs_and_nothing_else() -> None:
     assert [line[1:] for line in ignore if line.startswith("!")] == copied
     assert "*" in ignore and "**/.env" in ignore
     assert all((REPOSITORY / path).exists() for path in copied)
-    packages = {package.split(".")[0] for package in PROJECT["tool"]["setuptools"]["packages"]}
+    packages = {name.rstrip("*") for name in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]}
     needed = {"pyproject.toml", PROJECT["project"]["readme"], *PROJECT["project"]["license-files"]}
     assert set(copied) == packages | needed
 

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from cluster.cli import main
 from pipelines.demo.demo import COLUMNS, demo_recipe, table
-from pipelines.demo.demo.options import DemoConfig
+from pipelines.demo.options import DemoConfig
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,10 @@ import ray.data
 import ray.train
 from ray.util.state import list_actors
 
-from pipelines.run.causes import WorkersFailedError
+from pipelines.run.causes import CalledAwayError, WorkersFailedError
 from pipelines.run.config import ComputeConfig
 from pipelines.training.driver import Failures, _split
 from pipelines.training.placement import Placement, Plans, has_room
-from pipelines.training.preemption import CalledAwayError
 from tests.cluster.nodes import wait_for
 
 

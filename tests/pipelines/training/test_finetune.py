@@ -28,9 +28,9 @@ from lodisc.views import CropAndFlip, eval_view
 from pipelines.data.decode import load_image
 from pipelines.data.samples import SampleOrder, seed_of
 from pipelines.run.causes import WorkersFailedError
-from pipelines.run.checkpoint import FILE, find_checkpoint, last_checkpoint, load_encoder, read_state, step_of
+from pipelines.run.checkpoint import FILE, find_checkpoint, last_checkpoint, load_encoder, read_state
 from pipelines.run.config import ComputeConfig, DataConfig, PretrainConfig, to_dict
-from pipelines.run.folder import FINISHED
+from pipelines.run.folder import FINISHED, step_of
 from pipelines.training.finetune import ABOUT, SCORES, WEIGHTS, FinetuneResult, finetune, load_task
 from pipelines.training.finetuning import ClassifierLearner, classifier_optimizer, image_weights
 from pipelines.training.options import FULL_WARMUP, FinetuneConfig

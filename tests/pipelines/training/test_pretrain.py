@@ -28,8 +28,8 @@ from lodisc.encoder import Encoder
 from pipelines.data.run_images import RunImages, load_images
 from pipelines.evaluation.evaluate import score
 from pipelines.evaluation.features import embed_decoded
-from pipelines.run.causes import WorkersFailedError
-from pipelines.run.checkpoint import directory_name, find_checkpoint, last_checkpoint, load_encoder, read_state, step_of
+from pipelines.run.causes import NonFiniteLossError, WorkersFailedError
+from pipelines.run.checkpoint import find_checkpoint, last_checkpoint, load_encoder, read_state
 from pipelines.run.config import (
     CheckpointingConfig,
     ComputeConfig,
@@ -40,15 +40,13 @@ from pipelines.run.config import (
     TrackingConfig,
     to_dict,
 )
-from pipelines.run.folder import FINISHED, RunFolder
+from pipelines.run.folder import FINISHED, LEAVE, RunFolder, directory_name, step_of
 from pipelines.tracking.new_store import make_database
 from pipelines.tracking.runs import RunHandle
-from pipelines.training.loop import NonFiniteLossError
-from pipelines.training.preemption import FILE as LEAVE
 from pipelines.training.preemption import SECONDS_BETWEEN_LOOKS
 from pipelines.training.pretrain import PretrainResult, pretrain
+from pipelines.training.pretraining import PROBES
 from pipelines.training.timing import PHASES
-from pipelines.training.watcher import PROBES
 from tests.cluster.nodes import wait_for
 from tests.environment import environment_outside
 from tests.pipelines.bad_images import ODD, ORDINARY, make_bad_folder
