@@ -125,6 +125,10 @@ def embed_images(
         raise ValueError("there are no images to embed")
     blocks = math.ceil(batches / BATCHES_PER_BLOCK)
     actors, resources = plan_actors(node_resources(), blocks)
+    if blocks == 1 and not resources["num_gpus"]:
+        # One actor would do it all, and take seconds to import torch. This process has it, and all of its CPUs.
+        here = Embed(encoder, image_size, torch.get_num_threads(), dtype, patch_tokens)
+        return ray.data.from_arrow(list(map(here, images.iter_batches(batch_size=batch_size, batch_format="pyarrow"))))
     threads = max(1, int(resources["num_cpus"]))
     return (
         images.repartition(target_num_rows_per_block=BATCHES_PER_BLOCK * batch_size, strict=True)

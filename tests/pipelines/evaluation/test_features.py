@@ -51,6 +51,10 @@ def test_extract_is_a_plain_loop_in_the_datasets_order(ray_session: None, image_
     assert found.paths == [str(path) for path in paths]
     assert found.labels == [path.parent.name for path in paths]
     assert found.coarse is None, "one image has no coarse label"
+    # Seven batches are shared by actors; one is embedded by this process.
+    alone = extract(encoder, dataset, image_size=32, batch_size=20)
+    assert alone.paths == found.paths and alone.labels == found.labels
+    torch.testing.assert_close(alone.features, expected, rtol=tolerance, atol=tolerance)
     with pytest.raises(ValueError, match="no images"):
         extract(encoder, ray.data.from_arrow(SCHEMA.empty_table()), image_size=32)
 

@@ -75,7 +75,7 @@ def images(image_folder: Callable[..., Path]) -> Path:
 def config(checkpoint: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> EmbedConfig:
     """Three files: 8, 8 and 4 images."""
     out = tmp_path_factory.mktemp("out") / "embeddings"
-    return EmbedConfig(checkpoint=str(checkpoint), images=str(images), out=str(out), batch_size=4, shard_images=8)
+    return EmbedConfig(checkpoint=str(checkpoint), images=str(images), out=str(out), batch_size=8, shard_images=8)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_a_killed_process_is_continued(
     embedded: pa.Table, config: EmbedConfig, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "killed")
-    options = ["--images", config.images, "--out", out, "--batch_size", "4", "--shard_images", "8"]
+    options = ["--images", config.images, "--out", out, "--batch_size", "8", "--shard_images", "8"]
     address = ["--address", ray.get_runtime_context().gcs_address]
     command = [sys.executable, "-c", KILLED, "embed", config.checkpoint, *options, *address]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
