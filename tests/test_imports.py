@@ -15,7 +15,7 @@ COMMAND_LINE = (
 )
 COORDINATORS = (
     "cluster.worker pipelines.data.stream pipelines.data.sources pipelines.data.verify pipelines.training.placement "
-    "lodisc.views"
+    "lodisc.views tuning.trial"
 )
 
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray.train
 import ray.tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from pipelines.data.run_images import RunImages
 from pipelines.run.causes import NonFiniteLossError
 from pipelines.run.config import PretrainConfig, config_from, to_dict
 from pipelines.run.folder import FINISHED, RunFolder
 from pipelines.tracking.journal import now_ms
-from pipelines.training.pretrain import pretrain
 from tuning.objective import Objective
+
+if TYPE_CHECKING:
+    from pipelines.data.run_images import RunImages
 
 # Written beside a trial's checkpoints when it ends, so that a resumed sweep never takes it up again.
 OUTCOME = "outcome.json"
@@ -86,6 +87,9 @@ def run_trial(
     Raises:
         NonFiniteLossError: training diverged, now or in an earlier attempt.
     """
+    # Here, as the process that coordinates the run's workers imports this module too, for `ReportScores` alone.
+    from pipelines.training.pretrain import pretrain
+
     name = ray.tune.get_context().get_trial_name()
     folder = RunFolder(f"{base.storage}/{name}")
     before = read_outcome(folder)

@@ -33,19 +33,12 @@ def standing_still(run_dir: Path | str, step: int, why: Callable[[], str] = lamb
 
 
 def _signal_workers(number: int, run_dir: Path | str, step: int, why: Callable[[], str]) -> list[psutil.Process]:
-    wait_for(lambda: _finished_steps(str(run_dir)) >= step, SECONDS, why, pause=0.02)
+    wait_for(lambda: RunFolder(str(run_dir)).finished_steps() >= step, SECONDS, why, pause=0.02)
     workers = [process for process in psutil.Process().children(recursive=True) if _trains(process)]
     assert workers, f"no worker of {run_dir} was there any more: {why()}"
     for worker in workers:
         os.kill(worker.pid, number)
     return workers
-
-
-def _finished_steps(run_dir: str) -> int:
-    try:
-        return RunFolder(run_dir).finished_steps()
-    except ValueError:  # a register that was cut off, until the run repairs it
-        return 0
 
 
 def _trains(process: psutil.Process) -> bool:
