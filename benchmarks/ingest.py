@@ -32,11 +32,11 @@ from benchmarks.traffic import Traffic
 from cluster.connect import connect
 from lodisc.config import ViewConfig
 from lodisc.normalise import normalise
-from lodisc.views import IMAGENET_MEAN, IMAGENET_STD
+from lodisc.views import IMAGENET_MEAN, IMAGENET_STD, TwoViews
 from pipelines.data.options import PrepareConfig
 from pipelines.data.prepare import prepare
 from pipelines.data.samples import ImageStore, SampleOrder
-from pipelines.data.stream import DrawViews, sample_stream
+from pipelines.data.stream import Draw, sample_stream
 from pipelines.data.verify import usable_images
 
 Pair = tuple[Tensor, Tensor]
@@ -121,7 +121,7 @@ def drain(start: Callable[[], Iterator[object]], count: int) -> tuple[float, flo
 def stream_batches(prepared: Path, batch: int, count: int, views: ViewConfig, image_size: int) -> Iterator[Pair]:
     """Yield `count` normalised batches as a training worker gets them."""
     store = ImageStore.from_dataset(usable_images(str(prepared)))
-    draw = DrawViews(store, SampleOrder(0, len(store), batch), views, image_size)
+    draw = Draw(store, SampleOrder(0, len(store), batch), TwoViews(views, image_size))
     stream = sample_stream(draw, 0, count, [1])
     stream.context.execution_options.preserve_order = True
     (shard,) = stream.streaming_split(1, equal=True)

@@ -14,7 +14,7 @@ import os
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from lodisc.model import LoDisc
 from pipelines.data.options import PrepareConfig
 from pipelines.data.prepare import prepare
 from pipelines.data.samples import SampleOrder
-from pipelines.data.stream import sample_stream
+from pipelines.data.stream import Draw, sample_stream
 from pipelines.run.config import ComputeConfig, PretrainConfig
 from pipelines.training.pretrain import pretrain
 from pipelines.training.timing import PHASES
@@ -112,12 +112,13 @@ def blocks_per_second(count: int = 1000) -> float:
     return rest / (time.perf_counter() - started)
 
 
-@dataclass(frozen=True)
-class NothingToDraw:
-    """Stands in for `DrawViews`."""
+class NothingToDraw(Draw):
+    """A task that hands sample numbers on."""
 
-    order: SampleOrder
-    sample_bytes: int = 8
+    sample_bytes = 8
+
+    def __init__(self, order: SampleOrder) -> None:
+        self.order = order
 
     def __call__(self, samples: np.ndarray) -> dict[str, np.ndarray]:
         return {"sample": samples}

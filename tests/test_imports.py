@@ -10,8 +10,9 @@ import pytest
 from tests.environment import REPOSITORY
 
 COMMAND_LINE = (
-    "cluster.cli cluster.options tuning.config pipelines.run.config pipelines.data.options pipelines.takeaway.options "
-    "pipelines.training.options lodisc.config"
+    "cluster.cli cluster.options tuning.config lodisc.config pipelines.run.config pipelines.data.options "
+    "pipelines.tracking.options pipelines.evaluation.options pipelines.training.options pipelines.takeaway.options "
+    "pipelines.demo.options"
 )
 COORDINATORS = (
     "cluster.worker pipelines.data.stream pipelines.data.sources pipelines.data.verify pipelines.training.placement "

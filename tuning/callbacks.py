@@ -11,10 +11,10 @@ from typing import Any
 import ray.tune
 from ray.tune.experiment import Trial as TuneTrial
 
+from pipelines.evaluation.scores import Score
 from pipelines.run.causes import NonFiniteLossError
 from pipelines.run.folder import RunFolder
 from pipelines.tracking.runs import RunHandle, finish_run, is_written
-from tuning.objective import Objective
 from tuning.trial import COMPLETED, DIVERGED, FAILED, INTERRUPTED, STOPPED, Outcome, read_outcome, write_outcome
 
 # In MLflow's words. A trial that a scheduler stopped is told from one that went to its end by its status too.
@@ -37,7 +37,7 @@ class SweepWatcher(ray.tune.Callback):
     """
 
     sweep: str
-    objective: Objective
+    objective: Score
     epochs: int
     fields: list[str]
     open: list[str] = field(default_factory=list)

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pipelines.evaluation.scores import Score
 from pipelines.run.config import DataConfig, PretrainConfig, TrackingConfig, flatten, load_recipe, to_dict
-from tuning.objective import Objective, find_objective
+from tuning.objective import find_objective
 from tuning.space import Domain, grid_size, parse_space
 
 RANDOM_TRIALS = 16
@@ -86,7 +87,7 @@ class SweepConfig:
     def domains(self) -> dict[str, Domain]:
         return parse_space(self.space)
 
-    def goal(self) -> Objective:
+    def goal(self) -> Score:
         """Return the objective, chosen by what there is to score on where none is named."""
         held_out = self.data.eval_images is not None
         return find_objective(self.objective or ("retrieval/rank1" if held_out else "rankme"), self.space, held_out)

@@ -3,56 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Literal
 
+from pipelines.evaluation.scores import SCORES, Score
 
-@dataclass(frozen=True)
-class Objective:
-    """A score that trials can be compared by.
-
-    Attributes:
-        name: as `pipelines.evaluation.evaluate.score` names it.
-        mode: whether more or less of it is better.
-        needs: "fine" or "coarse" labels of held-out images; None for a score without labels.
-        distorted_by: prefix of the fields that change the score itself, and so cannot be searched for it.
-    """
-
-    name: str
-    mode: Literal["max", "min"]
-    needs: Literal["fine", "coarse"] | None = None
-    distorted_by: str | None = None
-
-    @property
-    def metric(self) -> str:
-        """The name of its curve in MLflow and in what a run reports."""
-        return f"eval/{self.name}"
-
-
-OBJECTIVES = {
-    objective.name: objective
-    for objective in (
-        Objective("knn/fine", "max", "fine"),
-        Objective("knn/coarse", "max", "coarse"),
-        Objective("retrieval/rank1", "max", "fine"),
-        Objective("retrieval/rank5", "max", "fine"),
-        Objective("retrieval/map", "max", "fine"),
-        # At most the number of features, and so of another size for another architecture (arXiv 2210.02885).
-        Objective("rankme", "max", distorted_by="encoder.arch"),
-        # The alignment is that of an image with a random view of it (arXiv 2005.10242).
-        Objective("align_uniform", "min", distorted_by="views."),
-    )
-}
 REASONS = {
     "loss": "the contrastive loss is scaled by model.temperature, model.local_weight and the batch itself: a lower one "
     "is not a better encoder",
     "contrastive": "how easily a batch is told apart depends on model.temperature, the views and the batch itself",
     "alignment": "a collapsed encoder aligns perfectly",
+    "linear": "the linear probe, which fits a classifier each time, is not taken while training",
     "uniformity": "an encoder that tells any two views apart is perfectly uniform",
 }
 
 
-def find_objective(name: str, searched: Collection[str], held_out: bool) -> Objective:
+def find_objective(name: str, searched: Collection[str], held_out: bool) -> Score:
     """Return the objective of a name.
 
     Args:
@@ -64,10 +28,11 @@ def find_objective(name: str, searched: Collection[str], held_out: bool) -> Obje
         ValueError: it says nothing about the encoder, or nothing that could be compared over the searched fields, or
             needs held-out images where there are none.
     """
-    if name not in OBJECTIVES:
+    objectives = [score.name for score in SCORES.values() if score.tunable]
+    if name not in objectives:
         reason = REASONS.get(name.removeprefix("eval/").split("/")[0], "it is no score of an encoder")
-        raise ValueError(f"objective: {name} cannot be tuned on: {reason}. Choose one of {', '.join(OBJECTIVES)}")
-    objective = OBJECTIVES[name]
+        raise ValueError(f"objective: {name} cannot be tuned on: {reason}. Choose one of {', '.join(objectives)}")
+    objective = SCORES[name]
     distorting = [field for field in searched if objective.distorted_by and field.startswith(objective.distorted_by)]
     if distorting:
         raise ValueError(

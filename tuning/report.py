@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from pipelines.evaluation.scores import Score
 from pipelines.run.config import config_from, to_dict
 from pipelines.run.folder import RunFolder
 from pipelines.tracking.runs import RunHandle, log_files
 from pipelines.tracking.store import find_run, open_client
 from tuning import plots
 from tuning.config import ReportConfig
-from tuning.objective import Objective, find_objective
+from tuning.objective import find_objective
 from tuning.space import Domain, parse_space
 from tuning.trial import COMPLETED, DIVERGED, FAILED
 
@@ -75,7 +76,7 @@ class SweepReport:
     """
 
     name: str
-    objective: Objective
+    objective: Score
     space: dict[str, Domain]
     epochs: int
     base: dict[str, Any]
@@ -151,7 +152,7 @@ def _yaml(client: MlflowClient, run_id: str, name: str) -> dict[str, Any]:
     return content
 
 
-def _trial(client: MlflowClient, run: Run, fields: list[str], objective: Objective) -> Trial:
+def _trial(client: MlflowClient, run: Run, fields: list[str], objective: Score) -> Trial:
     run_id = run.info.run_id
     points = client.get_metric_history(run_id, objective.metric)
     epochs = client.get_metric_history(run_id, "epoch")

@@ -21,6 +21,7 @@ from ray.util.state.exception import RayStateApiException
 from lodisc.config import EncoderConfig
 from lodisc.encoder import require_known
 from pipelines.data.run_images import RunImages, load_images, same_views, views_bytes, with_views
+from pipelines.evaluation.scores import Score
 from pipelines.run.checkpoint import last_checkpoint
 from pipelines.run.config import ComputeConfig, PretrainConfig, TrackingConfig, config_from, load_recipe, to_dict
 from pipelines.run.folder import FINISHED, RunFolder, claimed, named, open_run
@@ -31,7 +32,6 @@ from pipelines.tracking.store import store_warming
 from tuning.callbacks import SweepWatcher, close_runs
 from tuning.concurrency import driver, plan_trials
 from tuning.config import SweepConfig
-from tuning.objective import Objective
 from tuning.report import BASE, SWEEP_TAG, SweepReport, publish, read_sweep
 from tuning.trial import FAILED, read_outcome, run_trial, trial_name
 
@@ -161,7 +161,7 @@ def open_sweep(config: SweepConfig, base: PretrainConfig, folder: RunFolder, ima
     return handle
 
 
-def require_labels(images: RunImages, objective: Objective) -> None:
+def require_labels(images: RunImages, objective: Score) -> None:
     """Refuse an objective for which labels are missing.
 
     Raises:
@@ -201,7 +201,7 @@ def share_views(images: RunImages, base: PretrainConfig, config: SweepConfig) ->
 def run_trials(
     config: SweepConfig,
     base: PretrainConfig,
-    objective: Objective,
+    objective: Score,
     folder: RunFolder,
     sweep: RunHandle,
     images: RunImages,
@@ -243,9 +243,7 @@ def has_ended(result: ray.tune.Result, folder: RunFolder) -> bool:
     return result.error is not None or (outcome is not None and outcome.final)
 
 
-def tune_config(
-    config: SweepConfig, objective: Objective, name: str, epochs: int, concurrent: int
-) -> ray.tune.TuneConfig:
+def tune_config(config: SweepConfig, objective: Score, name: str, epochs: int, concurrent: int) -> ray.tune.TuneConfig:
     """Return Ray Tune's own config of the sweep."""
     grid = config.sampler == "grid"
 
@@ -263,7 +261,7 @@ def tune_config(
     )
 
 
-def sampler(config: SweepConfig, objective: Objective, concurrent: int) -> Searcher | BasicVariantGenerator:
+def sampler(config: SweepConfig, objective: Score, concurrent: int) -> Searcher | BasicVariantGenerator:
     """Return what chooses the trials' values, of at most `concurrent` trials at a time."""
     # Ray Tune's own option for this does not reach the one that draws at random.
     if config.sampler != "optuna":

@@ -12,11 +12,11 @@ import ray.tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from pipelines.evaluation.scores import Score
 from pipelines.run.causes import NonFiniteLossError
 from pipelines.run.config import PretrainConfig, config_from, to_dict
 from pipelines.run.folder import FINISHED, RunFolder
 from pipelines.tracking.journal import now_ms
-from tuning.objective import Objective
 
 if TYPE_CHECKING:
     from pipelines.data.run_images import RunImages
@@ -71,7 +71,7 @@ def write_outcome(folder: RunFolder, outcome: Outcome) -> None:
 
 
 def run_trial(
-    params: dict[str, Any], base: PretrainConfig, objective: Objective, parent_run_id: str, images: RunImages
+    params: dict[str, Any], base: PretrainConfig, objective: Score, parent_run_id: str, images: RunImages
 ) -> None:
     """Pretrain with `params` instead of the base's values, or go on from where an earlier attempt ended.
 

@@ -24,7 +24,7 @@ from cluster.connect import connect
 from lodisc.encoder import Encoder
 from lodisc.precision import resolve_precision
 from pipelines.data.run_images import images_for, load_images, with_views
-from pipelines.evaluation.evaluate import score
+from pipelines.evaluation.evaluators import Seen, score
 from pipelines.evaluation.features import embed_decoded
 from pipelines.run.checkpoint import load_encoder
 from pipelines.run.config import PretrainConfig, to_dict
@@ -116,7 +116,7 @@ class Judge:
             name: embed_decoded(encoder, images.iter_batches(batch_size=128), "image", CPU, dtype)
             for name, images in self.decoded.items()
         }
-        scores = score(features["held_out"], features["gallery"])
+        scores = score(Seen(features["held_out"], features["gallery"]))
         run = {"set": self.data.name, "contender": contender, "seed": seed}
         return {**run, "cpu": cpu_name(), "scores": scores}
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 
 import ray.data
 
+from lodisc.views import TwoViews
 from pipelines.data.samples import ImageStore, SampleOrder
 from pipelines.data.scored import eval_images
 from pipelines.data.sources import fingerprint
-from pipelines.data.stream import DrawViews, sample_stream
+from pipelines.data.stream import Draw, sample_stream
+from pipelines.data.stream import views_bytes as size_of_views
 from pipelines.data.verify import usable_images
 from pipelines.run.config import PretrainConfig
 from pipelines.run.folder import RunFolder
@@ -79,7 +81,7 @@ def same_views(one: PretrainConfig, other: PretrainConfig) -> bool:
 def views_bytes(images: RunImages, config: PretrainConfig) -> int:
     """Return what all pairs of views of the run take of the object store."""
     samples = config.optim.epochs * sample_order(images.training, config).steps_per_epoch * config.optim.batch_size
-    return samples * DrawViews.bytes_per_sample(config.encoder.image_size)
+    return samples * size_of_views(2, config.encoder.image_size)
 
 
 def sample_order(training: ray.data.Dataset, config: PretrainConfig) -> SampleOrder:
@@ -111,7 +113,8 @@ def views_from_last_checkpoint(
 
 def _stream(images: RunImages, config: PretrainConfig) -> Callable[[int], ray.data.Dataset]:
     order = sample_order(images.training, config)
-    draw = DrawViews(ImageStore.from_dataset(images.training), order, config.views, config.encoder.image_size)
+    two_views = TwoViews(config.views, config.encoder.image_size)
+    draw = Draw(ImageStore.from_dataset(images.training), order, two_views)
     total = config.optim.epochs * order.steps_per_epoch
     return lambda start: sample_stream(draw, start, total, config.compute.counts(config.optim.batch_size))
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
 
 import cv2
 import numpy as np
@@ -14,14 +13,10 @@ import psutil
 import ray
 import ray.data
 
-from lodisc.config import ViewConfig
 from lodisc.views import CropAndFlip, TwoViews
 from pipelines.data.decode import load_image, open_image, upright_size
 from pipelines.data.samples import ImageStore, SampleOrder, seed_of
 from pipelines.run.nodes import ON_INGEST_NODES
-
-if TYPE_CHECKING:
-    pass
 
 MAX_CHUNK = 32
 # About a second of work: Ray Data looks every 0.1 s which tasks have ended, and short ones leave CPUs idle until then.
@@ -31,86 +26,53 @@ SAMPLES_PER_TASK = 512
 NICENESS = 19
 
 
-class Draw(Protocol):
-    """A task that turns sample numbers (n,) into the rows of a stream, `sample` among their columns."""
-
-    @property
-    def order(self) -> SampleOrder: ...
-
-    @property
-    def sample_bytes(self) -> int:
-        """Return the size of a row."""
-
-    def __call__(self, samples: np.ndarray) -> dict[str, np.ndarray]: ...
-
-
-class DrawViews:
-    """The task that turns a block of sample numbers into a block of views."""
-
-    def __init__(self, store: ImageStore, order: SampleOrder, views: ViewConfig, image_size: int) -> None:
-        self.store, self.order = store, order
-        self.two_views = TwoViews(views, image_size)
-
-    @staticmethod
-    def bytes_per_sample(image_size: int) -> int:
-        """Return the size of a pair of views."""
-        return 2 * 3 * image_size**2
-
-    @property
-    def sample_bytes(self) -> int:
-        return self.bytes_per_sample(self.two_views.image_size)
-
-    def __call__(self, samples: np.ndarray) -> dict[str, np.ndarray]:
-        """Map sample numbers (n,) to uint8 `view1` and `view2` (n, 3, H, W)."""
-        images = self.store.read(self.order.image_of(samples))
-        _give_way()
-        seeds = [seed_of(self.order.seed, int(sample)) for sample in samples]
-        pairs = [self._draw(data, seed) for data, seed in zip(images, seeds, strict=True)]
-        view1, view2 = (np.stack(views) for views in zip(*pairs, strict=True))
-        return {"sample": samples, "view1": view1, "view2": view2}
-
-    def _draw(self, data: bytes, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        image = open_image(data)
-        return self.two_views(upright_size(image), partial(load_image, image), seed)
-
-
-class DrawLabelled:
-    """The task that turns a block of sample numbers into a block of views with their classes.
+class Draw:
+    """The task that turns a block of sample numbers into a block of views.
 
     Args:
         store: the images.
         order: which of them each sample shows.
-        targets: (images,) int64 class numbers, in the store's order.
-        held_out: (images,) bool, which of them are held out.
-        view: draws a view.
+        view: draws one or two views of an image.
+        labels: what else is known of each image, by name: arrays (images, ...) in the store's order.
     """
 
     def __init__(
-        self, store: ImageStore, order: SampleOrder, targets: np.ndarray, held_out: np.ndarray, view: CropAndFlip
+        self,
+        store: ImageStore,
+        order: SampleOrder,
+        view: TwoViews | CropAndFlip,
+        labels: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        self.store, self.order, self.targets, self.held_out, self.view = store, order, targets, held_out, view
+        self.store, self.order, self.view, self.labels = store, order, view, labels or {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("view1", "view2") if isinstance(self.view, TwoViews) else ("view",)
 
     @property
     def sample_bytes(self) -> int:
-        return 3 * self.view.image_size**2
+        """Return the size of a row."""
+        return views_bytes(len(self.names), self.view.image_size)
 
     def __call__(self, samples: np.ndarray) -> dict[str, np.ndarray]:
-        """Map sample numbers (n,) to uint8 `view` (n, 3, H, W), int64 `target` (n,) and bool `held_out` (n,)."""
+        """Map sample numbers (n,) to `sample`, uint8 `view1` and `view2`, or `view`, (n, 3, H, W), and the labels."""
         indices = self.order.image_of(samples)
         images = self.store.read(indices)
         _give_way()
         seeds = [seed_of(self.order.seed, int(sample)) for sample in samples]
-        views = [self._draw(data, seed) for data, seed in zip(images, seeds, strict=True)]
-        return {
-            "sample": samples,
-            "view": np.stack(views),
-            "target": self.targets[indices],
-            "held_out": self.held_out[indices],
-        }
+        drawn = [self._draw(data, seed) for data, seed in zip(images, seeds, strict=True)]
+        views = {name: np.stack(column) for name, column in zip(self.names, zip(*drawn, strict=True), strict=True)}
+        return {"sample": samples, **views, **{name: column[indices] for name, column in self.labels.items()}}
 
-    def _draw(self, data: bytes, seed: int) -> np.ndarray:
+    def _draw(self, data: bytes, seed: int) -> tuple[np.ndarray, ...]:
         image = open_image(data)
-        return self.view(upright_size(image), partial(load_image, image), seed)
+        drawn = self.view(upright_size(image), partial(load_image, image), seed)
+        return drawn if isinstance(drawn, tuple) else (drawn,)
+
+
+def views_bytes(views: int, image_size: int) -> int:
+    """Return the size of so many views of an image."""
+    return views * 3 * image_size**2
 
 
 def _give_way() -> None:

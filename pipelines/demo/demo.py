@@ -14,15 +14,12 @@ from pipelines.demo.images import generate_demo_images
 from pipelines.demo.options import DemoConfig
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.options import EvaluateConfig
+from pipelines.evaluation.scores import SCORES
 from pipelines.run.config import PretrainConfig, load_recipe
 from pipelines.training.pretrain import PretrainResult, pretrain
 
 COLUMNS = {
-    "knn/fine": "k-NN fine",
-    "knn/coarse": "k-NN coarse",
-    "retrieval/rank1": "Rank-1",
-    "retrieval/map": "mAP",
-    "linear/top1": "linear top-1",
+    name: SCORES[name].title for name in ("knn/fine", "knn/coarse", "retrieval/rank1", "retrieval/map", "linear/top1")
 }
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.evaluation.scores import NEED_GALLERY, PROBES
 from pipelines.run.files import require_writable
-
-PROBES = ("knn", "retrieval", "linear", "geometry")
-NEED_GALLERY = ("knn", "linear")
 
 
 @dataclass(frozen=True, kw_only=True)

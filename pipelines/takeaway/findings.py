@@ -14,7 +14,8 @@ from lodisc.probes.ranking import nearest
 from pipelines.data.examples import spread
 from pipelines.data.samples import ImageStore
 from pipelines.evaluation.confusion import NamedConfusion, family_share, sister_confusions
-from pipelines.evaluation.evaluate import Ranked, omissions, predict, score
+from pipelines.evaluation.evaluate import omissions
+from pipelines.evaluation.evaluators import Ranked, Seen, score
 from pipelines.evaluation.features import Features, extract
 
 NEIGHBOURS = 6
@@ -77,7 +78,7 @@ class Findings:
     Attributes:
         images: how many were scored.
         gallery: how many others k-NN voted with; None where there were none.
-        scores: of the trained encoder, as `pipelines.evaluation.evaluate.score` names them.
+        scores: of the trained encoder, as `SCORES` names them.
         before: of the encoder before training; None where it cannot be had.
         omissions: lines that say what the scores leave out, and why.
         mistakes: None where k-NN has no labels.
@@ -118,14 +119,15 @@ def find(
     sets = [images] if gallery is None or bare or not is_labelled(images) else [images, gallery]
     stores = [ImageStore.from_dataset(dataset) for dataset in sets]
     test, found_in = _pair(trained, sets, image_size)
-    predicted = predict(test, found_in)
+    seen = Seen(test, found_in)
+    voted = seen.ranked("knn/fine")
     return Findings(
         images=len(test.features),
         gallery=None if found_in is None else len(found_in.features),
-        scores=score(test, found_in, predicted=predicted),
-        before=None if untrained is None else score(*_pair(untrained, sets, image_size)),
+        scores=score(seen),
+        before=None if untrained is None else score(Seen(*_pair(untrained, sets, image_size))),
         omissions=omissions(test, Features(test.features[:0], []) if bare else found_in),
-        mistakes=None if found_in is None else _mistakes(test, found_in, predicted["knn/fine"], stores[0], stores[1]),
+        mistakes=None if found_in is None or voted is None else _mistakes(test, found_in, voted, stores[0], stores[1]),
         neighbours=_neighbours(test, found_in or test, stores, queries, seed),
     )
 

@@ -16,6 +16,7 @@ from PIL import Image
 from lodisc import __version__
 from lodisc.views import eval_view
 from pipelines.data.decode import decode_image
+from pipelines.evaluation.scores import SCORES
 from pipelines.pictures import Sheet, picture_of
 from pipelines.run.config import flatten
 from pipelines.takeaway.charts import SERIES, chart, short
@@ -28,19 +29,6 @@ THUMBNAIL = 160
 LARGEST = 320  # side of a picture on the page, in pixels
 QUALITY = 86  # of WebP
 
-SCORES = {
-    "knn/fine": ("k-NN, fine class", "%"),
-    "knn/coarse": ("k-NN, coarse class", "%"),
-    "linear/top1": ("Linear probe, top-1", "%"),
-    "linear/top5": ("Linear probe, top-5", "%"),
-    "retrieval/rank1": ("Retrieval, Rank-1", "%"),
-    "retrieval/rank5": ("Retrieval, Rank-5", "%"),
-    "retrieval/map": ("Retrieval, mAP", "%"),
-    "rankme": ("RankMe, effective rank", ""),
-    "uniformity": ("Uniformity", ""),
-    "alignment": ("Alignment", ""),
-    "align_uniform": ("Alignment + uniformity", ""),
-}
 TILES = ("knn/fine", "linear/top1", "retrieval/rank1", "retrieval/map")
 RECORDED = {
     "eval/": "during pretraining, last",
@@ -89,13 +77,13 @@ PLOTS = (
     Plot(
         "k-NN on held-out images",
         "Frozen features, labels only to score. Comparable between runs.",
-        {"eval/knn/fine": "fine", "eval/knn/coarse": "coarse"},
+        {score.metric: score.title for score in SCORES.values() if score.probe == "knn"},
         "%",
     ),
     Plot(
         "Retrieval on held-out images",
         "Each image a query against all others.",
-        {"eval/retrieval/rank1": "Rank-1", "eval/retrieval/rank5": "Rank-5", "eval/retrieval/map": "mAP"},
+        {score.metric: score.title for score in SCORES.values() if score.probe == "retrieval"},
         "%",
     ),
     Plot(
@@ -207,13 +195,17 @@ def _score_rows(found: Findings | None) -> list[ScoreRow]:
 def _score_row(name: str, found: Findings) -> ScoreRow:
     value, before = found.scores[name], None if found.before is None else found.before[name]
     change = None if before is None else _number(name, value - before, "+").split()[0]
-    return ScoreRow(SCORES[name][0], _number(name, value), None if before is None else _number(name, before), change)
+    return ScoreRow(_title(name), _number(name, value), None if before is None else _number(name, before), change)
+
+
+def _title(name: str) -> str:
+    title = SCORES[name].title
+    return title[0].upper() + title[1:] if title.islower() else title
 
 
 def _number(name: str, value: float, sign: str = "") -> str:
     """Return a score as text, with its unit."""
-    unit = SCORES[name][1]
-    return f"{value:{sign}.{1 if unit else 2}f} {unit}".strip().replace("-", "\N{MINUS SIGN}")
+    return SCORES[name].text(value, sign).replace("-", "\N{MINUS SIGN}")
 
 
 def _tiles(found: Findings | None) -> list[ScoreRow]:
@@ -227,8 +219,8 @@ def _recorded(record: RunRecord | str) -> dict[str, Any] | None:
         return None
     columns = {title: values for prefix, title in RECORDED.items() if (values := record.last(prefix))}
     rows = [
-        (title, [_number(name, values[name]) if name in values else "" for values in columns.values()])
-        for name, (title, _) in SCORES.items()
+        (_title(name), [_number(name, values[name]) if name in values else "" for values in columns.values()])
+        for name in SCORES
         if any(name in values for values in columns.values())
     ]
     return {"columns": list(columns), "rows": rows} if rows else None

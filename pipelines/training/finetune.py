@@ -23,7 +23,7 @@ from pipelines.data.labelled import LabelledImages, load_labelled
 from pipelines.data.samples import ImageStore, SampleOrder
 from pipelines.data.scored import scored_views
 from pipelines.data.sources import fingerprint
-from pipelines.data.stream import DrawLabelled, sample_stream
+from pipelines.data.stream import Draw, sample_stream
 from pipelines.evaluation.classification import Predictions
 from pipelines.evaluation.features import extract
 from pipelines.run.checkpoint import find_checkpoint, load_encoder, read_state
@@ -173,7 +173,7 @@ def _views(
     """Return what Ray Train calls each time it starts a group of workers: the stream from where the run stands then."""
     view = CropAndFlip(job.config.crop_scale, encoder.image_size)
     store, targets = ImageStore.from_dataset(task.training.dataset), task.training.targets(task.classes)
-    draw = DrawLabelled(store, order, targets, task.held_out, view)
+    draw = Draw(store, order, view, {"target": targets, "held_out": task.held_out})
     counts = job.config.compute.counts(job.config.batch_size)
     return lambda: sample_stream(draw, folder.finished_steps(), job.total_steps, counts)
 

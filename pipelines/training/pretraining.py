@@ -19,7 +19,7 @@ from lodisc.normalise import normalise
 from lodisc.pivots import keep_patches, pivot_scores
 from lodisc.precision import fused_trains_faster, resolve_precision
 from lodisc.schedules import momentum_at
-from pipelines.evaluation.evaluate import score
+from pipelines.evaluation.evaluators import Seen, score
 from pipelines.evaluation.features import Features, embed_decoded
 from pipelines.pictures import draw, neighbour_sheet, pivot_sheet
 from pipelines.run.causes import NonFiniteLossError
@@ -127,7 +127,7 @@ class PretrainLearner(Learner):
         gallery = self._embed(encoder, self.shards["gallery"])
         test = self._embed(encoder, self.shards["held_out"]) if "held_out" in self.shards else None
         other_view = self._embed(encoder, self.source, "view").features
-        scores = score(test or gallery, gallery if test else None, probes=PROBES, other_view=other_view)
+        scores = score(Seen(test or gallery, gallery if test else None, other_view), PROBES)
         pictures = {f"pivots/step-{at:08d}.png": self._pivots()}
         if at == self.job.total_steps:
             pictures["neighbours.png"] = self._neighbours(test or gallery)

@@ -8,7 +8,7 @@ import yaml
 
 from lodisc import __version__
 from lodisc.views import IMAGENET_MEAN, IMAGENET_STD
-from pipelines.evaluation.evaluate import UNITS
+from pipelines.evaluation.scores import SCORES
 from pipelines.takeaway.exports.trained import FINGERPRINT, Trained
 
 FILE = "README.md"
@@ -114,7 +114,8 @@ def _recipe(trained: Trained) -> dict[str, Any]:
 def _scores(trained: Trained) -> str:
     if not trained.scores:
         return "## Scores\n\nNone are known of these weights. `lodisc evaluate` measures them."
-    rows = {f"`{name}`": f"{value:.2f}{UNITS.get(name.split('/')[1], '')}" for name, value in trained.scores.items()}
+    units = {name: SCORES[name.split("/", 1)[1]].unit for name in trained.scores}
+    rows = {f"`{name}`": f"{value:.2f} {units[name]}".rstrip() for name, value in trained.scores.items()}
     return (
         f"## Scores\n\nAt step {trained.step}. `eval/` is of the images held out during pretraining, `test/` of those "
         f"given to `lodisc evaluate`.\n\n{_table(('', 'score'), rows)}"

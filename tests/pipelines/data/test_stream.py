@@ -20,7 +20,7 @@ from pipelines.data import stream as stream_module
 from pipelines.data.decode import load_image
 from pipelines.data.samples import ImageStore, SampleOrder, seed_of
 from pipelines.data.scored import eval_images, scored_views
-from pipelines.data.stream import NICENESS, Draw, DrawLabelled, DrawViews, sample_stream
+from pipelines.data.stream import NICENESS, Draw, sample_stream
 
 SIZE = 16
 BATCH = 8
@@ -46,8 +46,8 @@ def images(ray_session: None) -> ray.data.Dataset:
 
 
 @pytest.fixture(scope="module")
-def draw(images: ray.data.Dataset) -> DrawViews:
-    return DrawViews(ImageStore.from_dataset(images), SampleOrder(3, 37, BATCH), ViewConfig(), SIZE)
+def draw(images: ray.data.Dataset) -> Draw:
+    return Draw(ImageStore.from_dataset(images), SampleOrder(3, 37, BATCH), TwoViews(ViewConfig(), SIZE))
 
 
 # A step's samples, and what the stream holds of each by column.
@@ -81,7 +81,7 @@ def assert_same(left: list[Step], right: list[Step]) -> None:
 
 
 @pytest.fixture(scope="module")
-def seen(draw: DrawViews) -> list[Step]:
+def seen(draw: Draw) -> list[Step]:
     """Seven steps, as one worker reads them."""
     return steps_seen(draw, 0, 7, 1)
 
@@ -93,7 +93,7 @@ def test_store_reads_any_row(images: ray.data.Dataset) -> None:
     assert list(store.read(wanted)) == [encoded(i) for i in wanted]
 
 
-def test_views_are_drawn_after_whoever_trains(draw: DrawViews) -> None:
+def test_views_are_drawn_after_whoever_trains(draw: Draw) -> None:
     """Ray gives all processes a niceness: that of a process that draws is higher, which takes no right."""
 
     def nice() -> tuple[int, int]:
@@ -116,7 +116,7 @@ def test_every_epoch_is_a_fresh_permutation() -> None:
     assert not np.array_equal(SampleOrder(1, 37, BATCH).image_of(np.arange(32)), epochs[0])
 
 
-def test_stream_equals_a_plain_loop(draw: DrawViews, seen: list[Step]) -> None:
+def test_stream_equals_a_plain_loop(draw: Draw, seen: list[Step]) -> None:
     two_views = TwoViews(ViewConfig(), SIZE)
     for step, samples in enumerate(seen):
         assert sorted(samples) == list(range(step * BATCH, (step + 1) * BATCH))
@@ -128,7 +128,7 @@ def test_stream_equals_a_plain_loop(draw: DrawViews, seen: list[Step]) -> None:
 
 
 def test_who_may_not_change_priorities_draws_all_the_same(
-    draw: DrawViews, seen: list[Step], monkeypatch: pytest.MonkeyPatch
+    draw: Draw, seen: list[Step], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor may this process: without the right to it, it could not take back that it has given way."""
 
@@ -142,12 +142,12 @@ def test_who_may_not_change_priorities_draws_all_the_same(
     assert np.array_equal(drawn, [seen[0][sample]["view1"] for sample in (0, 1)])
 
 
-def test_stream_resumes_mid_epoch_and_is_the_same_for_any_number_of_workers(draw: DrawViews, seen: list[Step]) -> None:
+def test_stream_resumes_mid_epoch_and_is_the_same_for_any_number_of_workers(draw: Draw, seen: list[Step]) -> None:
     assert_same(steps_seen(draw, 3, 7, 2), seen[3:])
 
 
 def test_stream_is_the_same_however_it_is_cut_into_tasks(
-    draw: DrawViews, seen: list[Step], monkeypatch: pytest.MonkeyPatch
+    draw: Draw, seen: list[Step], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_module, "SAMPLES_PER_TASK", 24)  # three tasks, of one to three chunks a worker and step
     monkeypatch.setattr(stream_module, "MAX_CHUNK", 4)
@@ -170,7 +170,7 @@ TARGETS, HELD_OUT = np.arange(37) % 5, np.arange(37) % 4 == 0
 
 def test_labelled_views_come_with_their_own_class_for_any_number_of_workers(images: ray.data.Dataset) -> None:
     order, view = SampleOrder(3, 37, BATCH), CropAndFlip((0.5, 1.0), SIZE)
-    draw = DrawLabelled(ImageStore.from_dataset(images), order, TARGETS, HELD_OUT, view)
+    draw = Draw(ImageStore.from_dataset(images), order, view, {"target": TARGETS, "held_out": HELD_OUT})
     seen = steps_seen(draw, 0, 5, 1)
     assert_same(steps_seen(draw, 2, 5, 2), seen[2:])
     for samples in seen:

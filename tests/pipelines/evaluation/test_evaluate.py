@@ -11,9 +11,11 @@ from mlflow import MlflowClient
 
 from lodisc.config import EncoderConfig, ModelConfig
 from lodisc.model import LoDisc
-from pipelines.evaluation.evaluate import confusions_of, evaluate, omissions, predict, score, table
+from pipelines.evaluation.evaluate import confusions_of, evaluate, omissions, table
+from pipelines.evaluation.evaluators import Seen, score
 from pipelines.evaluation.features import Features
 from pipelines.evaluation.options import EvaluateConfig
+from pipelines.evaluation.scores import SCORES
 from pipelines.run.checkpoint import FILE
 from pipelines.run.config import DataConfig, PretrainConfig, to_dict
 
@@ -34,8 +36,13 @@ FINE = ["ale", "bun", "cod", "dip"] * 3
 COARSE = ["drink", "food", "food", "food"] * 3
 
 
+def test_every_score_of_the_table_is_taken_where_there_is_all_that_it_needs() -> None:
+    test, gallery = features(FINE, COARSE), features(FINE * 2, COARSE * 2, count=24)
+    assert list(score(Seen(test, gallery, other_view=gallery.features[:12]))) == list(SCORES)
+
+
 def test_scores_of_separated_classes_are_perfect() -> None:
-    scores = score(features(FINE, COARSE), features(FINE * 2, COARSE * 2, count=24))
+    scores = score(Seen(features(FINE, COARSE), features(FINE * 2, COARSE * 2, count=24)))
     assert list(scores) == ALL
     assert all(value == pytest.approx(100) for name, value in scores.items() if "/" in name and name != "knn/coarse")
     assert scores["rankme"] == pytest.approx(4, abs=0.1)
@@ -44,18 +51,18 @@ def test_scores_of_separated_classes_are_perfect() -> None:
 def test_scores_are_what_the_labels_allow() -> None:
     label_free = ["rankme", "uniformity"]
     retrieval = ["retrieval/rank1", "retrieval/rank5", "retrieval/map"]
-    assert list(score(features(None), features(FINE))) == label_free
-    assert list(score(features(FINE))) == retrieval + label_free
-    assert list(score(features(FINE), features(None))) == retrieval + label_free
-    assert list(score(features(list("abcdefghijkl")))) == label_free
-    assert "linear/top1" not in score(features(FINE), features(list("abcdefghijkl")))
-    assert list(score(features(FINE), features(FINE), probes=["knn"])) == ["knn/fine"]
-    assert list(score(features(None, count=1))) == ["rankme"]
+    assert list(score(Seen(features(None), features(FINE)))) == label_free
+    assert list(score(Seen(features(FINE)))) == retrieval + label_free
+    assert list(score(Seen(features(FINE), features(None)))) == retrieval + label_free
+    assert list(score(Seen(features(list("abcdefghijkl"))))) == label_free
+    assert "linear/top1" not in score(Seen(features(FINE), features(list("abcdefghijkl"))))
+    assert list(score(Seen(features(FINE), features(FINE)), ["knn"])) == ["knn/fine"]
+    assert list(score(Seen(features(None, count=1)))) == ["rankme"]
 
 
 def test_a_class_that_only_the_test_set_has_is_wrong() -> None:
     gallery = features([name if name != "dip" else "cod" for name in FINE * 2], count=24)
-    assert score(features(FINE), gallery, probes=["knn", "linear"]) == {
+    assert score(Seen(features(FINE), gallery), ["knn", "linear"]) == {
         "knn/fine": 75,
         "linear/top1": 75,
         "linear/top5": 75,
@@ -65,12 +72,13 @@ def test_a_class_that_only_the_test_set_has_is_wrong() -> None:
 def test_confusions_are_printed_and_returned_by_probe(capsys: pytest.CaptureFixture[str]) -> None:
     test = features(FINE, COARSE)
     gallery = features([name if name != "dip" else "cod" for name in FINE * 2], count=24)
-    predicted = predict(test, gallery, ["knn", "linear"])
-    assert list(predicted) == ["knn/fine", "linear"]
-    assert [ranked[0] for ranked in predicted["linear"]] == ["ale", "bun", "cod", "cod"] * 3
-    assert all(sorted(ranked) == ["ale", "bun", "cod"] for ranked in predicted["linear"])
+    seen = Seen(test, gallery)
+    linear = seen.ranked("linear")
+    assert linear is not None and seen.ranked("knn/fine") is not None and seen.ranked("knn/coarse") is None
+    assert [ranked[0] for ranked in linear] == ["ale", "bun", "cod", "cod"] * 3
+    assert all(sorted(ranked) == ["ale", "bun", "cod"] for ranked in linear)
     test.labels[0] = "cod"  # type: ignore[index]  # an ale that someone mislabelled
-    found = confusions_of(test, predicted)
+    found = confusions_of(seen)
     # No gallery image is a dip: it is known as a sister of cod's from the test images. So is that ale is none.
     pairs = [
         {"truth": "dip", "predicted": "cod", "count": 3, "of": 3, "sisters": True},
@@ -84,12 +92,12 @@ def test_confusions_are_printed_and_returned_by_probe(capsys: pytest.CaptureFixt
 
 def test_alignment_needs_another_view() -> None:
     test = features(None)
-    assert score(test, probes=["geometry"], other_view=test.features)["alignment"] == pytest.approx(0)
+    assert score(Seen(test, other_view=test.features), ["geometry"])["alignment"] == pytest.approx(0)
 
 
 def test_unknown_probes_are_refused() -> None:
     with pytest.raises(ValueError, match="probes: unknown svm; there are knn, retrieval"):
-        score(features(None), probes=["svm"])
+        score(Seen(features(None)), ["svm"])
 
 
 def test_omissions_are_explained() -> None:

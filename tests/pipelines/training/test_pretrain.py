@@ -28,7 +28,7 @@ from cluster.cli import main
 from lodisc.config import EncoderConfig, ModelConfig
 from lodisc.encoder import Encoder
 from pipelines.data.run_images import RunImages, load_images
-from pipelines.evaluation.evaluate import score
+from pipelines.evaluation.evaluators import Seen, score
 from pipelines.evaluation.features import embed_decoded
 from pipelines.run.causes import NonFiniteLossError, WorkersFailedError
 from pipelines.run.checkpoint import find_checkpoint, last_checkpoint, load_encoder, read_state
@@ -205,7 +205,7 @@ def test_the_first_scores_are_those_of_the_untrained_encoder(whole: PretrainResu
             )
             for view in ("image", "view")
         )
-        return score(test, None, probes=PROBES, other_view=other.features)
+        return score(Seen(test, other_view=other.features), PROBES)
 
     client = MlflowClient(whole.tracking_uri)
     untrained, after = (
