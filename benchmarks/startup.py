@@ -41,7 +41,7 @@ PHASES = {
     "Ray starts": "_start",
     "images are read and checked": "load_images",
     "the run is opened in MLflow": "open_tracking",
-    "workers": "fit",
+    "workers": "drive",
     "the encoder is kept in MLflow": "keep_encoder",
     "Ray ends": "shutdown",
 }

@@ -17,7 +17,7 @@ DRIVER = [
     {"time": 102.0, "thread": 0, "stack": ["main", "run", "connect", "_start"]},
     {"time": 105.0, "thread": 7, "stack": ["Thread.run", "fit"]},
     {"time": 106.0, "thread": 0, "stack": ["main", "run", "pretrain", "load_images"]},
-    {"time": 107.0, "thread": 0, "stack": ["main", "run", "pretrain", "fit", "join"]},
+    {"time": 107.0, "thread": 0, "stack": ["main", "run", "pretrain", "drive", "join"]},
     {"time": 120.0, "thread": 0, "stack": ["main", "run", "shutdown"]},
     {"time": 121.0, "cpu": 9.5, "title": "python -m cluster.cli", "torch": True},
 ]
