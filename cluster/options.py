@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lodisc.bounds import bounds
 from pipelines.run.config import DataConfig, PretrainConfig
 
 
@@ -27,5 +28,4 @@ class LeaveConfig:
     address: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.within < 1:
-            raise ValueError(f"within must be at least 1 second, got {self.within}")
+        bounds(self, within="at least 1")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from lodisc.bounds import bounds, require
+
 LocalView = Literal["tokens", "pixels"]
 Pivots = Literal["fused", "last", "rollout", "random"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -34,17 +36,14 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         # Whether timm knows the architecture, `lodisc.encoder.require_known` says: that takes timm, and seconds.
-        for name in ("image_size", "patch_size", "depth"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"encoder.{name} must be at least 1, got {value}")
-        if self.patch_size and self.image_size % self.patch_size:
-            raise ValueError(
-                f"encoder.image_size ({self.image_size}) must be a multiple of patch_size {self.patch_size}"
-            )
+        bounds(self, "encoder.", image_size="at least 1", patch_size="at least 1", depth="at least 1")
+        require(
+            not self.patch_size or self.image_size % self.patch_size == 0,
+            f"encoder.image_size ({self.image_size}) must be a multiple of patch_size {self.patch_size}",
+        )
         if self.weights not in ("random", "timm"):
-            if not Path(self.weights).is_file():
-                raise ValueError(f"encoder.weights: {self.weights!r} is neither 'random', 'timm' nor a file")
+            is_file = Path(self.weights).is_file()
+            require(is_file, f"encoder.weights: {self.weights!r} is neither 'random', 'timm' nor a file")
             # Workers stand in other folders.
             object.__setattr__(self, "weights", str(Path(self.weights).absolute()))
 
@@ -77,20 +76,20 @@ class ModelConfig:
     head_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        ranges = {
-            "temperature": (self.temperature > 0, "> 0"),
-            "local_weight": (self.local_weight >= 0, ">= 0"),
-            "mask_ratio": (0 <= self.mask_ratio < 1, "in [0, 1)"),
-            "local_view": (self.local_view in get_args(LocalView), f"one of {get_args(LocalView)}"),
-            "pivots": (self.pivots in get_args(Pivots), f"one of {get_args(Pivots)}"),
-            "momentum": (0 <= self.momentum <= 1, "in [0, 1]"),
-            "hidden_dim": (self.hidden_dim >= 1, ">= 1"),
-            "output_dim": (self.output_dim >= 1, ">= 1"),
-            "head_dropout": (0 <= self.head_dropout < 1, "in [0, 1)"),
-        }
-        for name, (valid, expected) in ranges.items():
-            if not valid:
-                raise ValueError(f"model.{name} must be {expected}, got {getattr(self, name)!r}")
+        bounds(
+            self,
+            "model.",
+            temperature="> 0",
+            local_weight="at least 0",
+            mask_ratio="in [0, 1)",
+            momentum="in [0, 1]",
+            hidden_dim="at least 1",
+            output_dim="at least 1",
+            head_dropout="in [0, 1)",
+        )
+        for name, choice in (("local_view", get_args(LocalView)), ("pivots", get_args(Pivots))):
+            value = getattr(self, name)
+            require(value in choice, f"model.{name} must be one of {', '.join(choice)}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,19 +118,14 @@ class ViewConfig:
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"views.crop_scale must satisfy 0 < smallest <= largest <= 1, got {self.crop_scale}")
-        if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
-            raise ValueError(f"views.blur_sigma must satisfy 0 < smallest <= largest, got {self.blur_sigma}")
-        if min(self.jitter) < 0 or self.jitter[3] > 0.5:
-            raise ValueError(f"views.jitter must be >= 0, its hue (last) at most 0.5, got {self.jitter}")
-        probabilities = {
-            "jitter_probability": [self.jitter_probability],
-            "grey_probability": [self.grey_probability],
-            "blur_probability": self.blur_probability,
-            "solarise_probability": [self.solarise_probability],
-            "flip_probability": [self.flip_probability],
-        }
-        for name, values in probabilities.items():
-            if not all(0 <= value <= 1 for value in values):
-                raise ValueError(f"views.{name} must lie in [0, 1], got {getattr(self, name)}")
+        require(
+            0 < low <= high <= 1,
+            f"views.crop_scale must satisfy 0 < smallest <= largest <= 1, got {self.crop_scale}",
+        )
+        require(
+            0 < self.blur_sigma[0] <= self.blur_sigma[1],
+            f"views.blur_sigma must satisfy 0 < smallest <= largest, got {self.blur_sigma}",
+        )
+        require(self.jitter[3] <= 0.5, f"views.jitter must have a hue (last) of at most 0.5, got {self.jitter}")
+        kinds = ("jitter", "grey", "blur", "solarise", "flip")
+        bounds(self, "views.", jitter="at least 0", **{f"{kind}_probability": "in [0, 1]" for kind in kinds})

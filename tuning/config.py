@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lodisc.bounds import bounds
 from pipelines.evaluation.scores import Score
-from pipelines.run.config import DataConfig, PretrainConfig, TrackingConfig, flatten, load_recipe, to_dict
+from pipelines.run.config import DataConfig, PretrainConfig, TrackingConfig, flatten, load_recipe, require_name, to_dict
 from tuning.objective import find_objective
 from tuning.space import Domain, grid_size, parse_space
 
@@ -67,16 +68,15 @@ class SweepConfig:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("grace_epochs", 1), ("reduction_factor", 2), ("trials", 1), ("concurrent", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}")
-        if self.name is not None and ("/" in self.name or self.name in ("", ".", "..")):
-            raise ValueError(f"name must be a plain folder name, got {self.name!r}")
-        if self.resume and self.name is None:
-            raise ValueError("resume needs the name of the sweep to continue")
+        bounds(
+            self,
+            grace_epochs="at least 1",
+            reduction_factor="at least 2",
+            trials="at least 1",
+            concurrent="at least 1",
+            seed="at least 0",
+        )
+        require_name(self.name, self.resume, "sweep")
         for name in flatten(self.overrides):
             if name.split(".")[0] in OWN:
                 raise ValueError(f"overrides.{name}: a field of the sweep itself; set it there")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lodisc.bounds import bounds
 from pipelines.run.files import require_writable
 
 
@@ -28,10 +29,7 @@ class PrepareConfig:
 
         from pipelines.data.sources import find_source, open_filesystem
 
-        if self.max_side is not None and self.max_side < 16:
-            raise ValueError(f"max_side must be at least 16 px, got {self.max_side}")
-        if self.shard_mb < 1:
-            raise ValueError(f"shard_mb must be at least 1, got {self.shard_mb}")
+        bounds(self, max_side="at least 16", shard_mb="at least 1")
         source = find_source(self.source)
         filesystem, path = open_filesystem(self.destination)
         is_file = filesystem.get_file_info(path).type == fs.FileType.File

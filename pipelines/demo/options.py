@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lodisc.bounds import bounds
 from pipelines.run.files import require_writable
 
 
@@ -29,12 +30,7 @@ class DemoConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("train_per_class", 2), ("test_per_class", 2), ("epochs", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}")
+        bounds(self, train_per_class="at least 2", test_per_class="at least 2", epochs="at least 1", seed="at least 0")
         if not Path(self.data).exists():
             require_writable("data", self.data)
         require_writable("storage", self.storage)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lodisc.bounds import bounds
 from pipelines.evaluation.scores import NEED_GALLERY, PROBES
 from pipelines.run.files import require_writable
 
@@ -38,8 +39,7 @@ class EvaluateConfig:
         from pipelines.data.sources import find_source
         from pipelines.run.checkpoint import find_checkpoint
 
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        bounds(self, batch_size="at least 1")
         if self.gallery == self.images:
             raise ValueError(f"gallery must hold other images than images ({self.images}): each would find itself")
         if self.probe is not None and self.probe not in PROBES:

@@ -15,12 +15,8 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from lodisc.bounds import bounds, require
 from lodisc.config import EncoderConfig, ModelConfig, Precision, ViewConfig
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +55,20 @@ class OptimConfig:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        _require(self.epochs >= 1, f"optim.epochs must be at least 1, got {self.epochs}")
-        _require(self.batch_size >= 2, f"optim.batch_size must be at least 2 to contrast, got {self.batch_size}")
-        _require(self.base_lr > 0, f"optim.base_lr must be > 0, got {self.base_lr}")
-        _require(
+        # Of a batch of one there is nothing to contrast.
+        bounds(
+            self,
+            "optim.",
+            epochs="at least 1",
+            batch_size="at least 2",
+            base_lr="> 0",
+            weight_decay="at least 0",
+            clip_norm="> 0",
+        )
+        require(
             0 <= self.warmup_epochs < self.epochs,
             f"optim.warmup_epochs must be >= 0 and below optim.epochs ({self.epochs}), got {self.warmup_epochs}",
         )
-        _require(self.weight_decay >= 0, f"optim.weight_decay must be >= 0, got {self.weight_decay}")
-        _require(self.clip_norm is None or self.clip_norm > 0, f"optim.clip_norm must be > 0, got {self.clip_norm}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,15 +92,10 @@ class ComputeConfig:
     cpus_per_worker: float | None = None
 
     def __post_init__(self) -> None:
-        _require(self.workers >= 1, f"compute.workers must be at least 1, got {self.workers}")
-        _require(
+        bounds(self, "compute.", workers="at least 1", restarts="at least 0", cpus_per_worker="> 0")
+        require(
             self.min_workers is None or 1 <= self.min_workers <= self.workers,
             f"compute.min_workers must be from 1 to compute.workers ({self.workers}), got {self.min_workers}",
-        )
-        _require(self.restarts >= 0, f"compute.restarts must be >= 0, got {self.restarts}")
-        _require(
-            self.cpus_per_worker is None or self.cpus_per_worker > 0,
-            f"compute.cpus_per_worker must be > 0, got {self.cpus_per_worker}",
         )
 
     def counts(self, batch_size: int) -> list[int]:
@@ -121,8 +117,7 @@ class CheckpointingConfig:
     keep: int = 2
 
     def __post_init__(self) -> None:
-        _require(self.every_steps is None or self.every_steps >= 1, "checkpoint.every_steps must be at least 1")
-        _require(self.keep >= 1, f"checkpoint.keep must be at least 1, got {self.keep}")
+        bounds(self, "checkpoint.", every_steps="at least 1", keep="at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +135,7 @@ class InTrainingConfig:
     log_every_steps: int = 1
 
     def __post_init__(self) -> None:
-        _require(self.every_epochs >= 1, f"evaluation.every_epochs must be at least 1, got {self.every_epochs}")
-        _require(self.max_images >= 2, f"evaluation.max_images must be at least 2, got {self.max_images}")
-        _require(self.log_every_steps >= 1, "evaluation.log_every_steps must be at least 1")
+        bounds(self, "evaluation.", every_epochs="at least 1", max_images="at least 2", log_every_steps="at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +152,7 @@ class TrackingConfig:
     experiment: str = "lodisc"
 
     def __post_init__(self) -> None:
-        if not self.experiment.strip():
-            raise ValueError("tracking.experiment must not be empty")
+        require(self.experiment.strip(), "tracking.experiment must not be empty")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,17 +192,21 @@ class PretrainConfig:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.optim.batch_size % self.compute.workers == 0,
             f"optim.batch_size ({self.optim.batch_size}) must be a multiple of compute.workers {self.compute.workers}",
         )
-        _require(self.profile is None or self.profile >= 1, f"profile must be at least 1, got {self.profile}")
-        _require(self.seed >= 0, f"seed must be >= 0, got {self.seed}")
-        _require(
-            self.name is None or ("/" not in self.name and self.name not in ("", ".", "..")),
-            f"name must be a plain folder name, got {self.name!r}",
-        )
-        _require(not self.resume or self.name is not None, "resume needs the name of the run to continue")
+        bounds(self, profile="at least 1", seed="at least 0")
+        require_name(self.name, self.resume)
+
+
+def require_name(name: str | None, resume: bool, of: str = "run") -> None:
+    """Refuse a name that is no folder's, and to resume what has none."""
+    require(
+        name is None or ("/" not in name and name not in ("", ".", "..")),
+        f"name must be a plain folder name, got {name!r}",
+    )
+    require(not resume or name is not None, f"resume needs the name of the {of} to continue")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

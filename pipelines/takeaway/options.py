@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
+from lodisc.bounds import bounds
 from pipelines.run.files import require_writable
 
 Target = Literal["timm", "safetensors", "torchvision", "onnx", "hf", "mlflow"]
@@ -47,8 +48,7 @@ class EmbedConfig:
 
         if self.dtype not in ("float32", "float16"):
             raise ValueError(f"dtype must be float32 or float16, got {self.dtype!r}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        bounds(self, batch_size="at least 1")
         if self.shard_images < 1 or self.shard_images % self.batch_size:
             raise ValueError(f"shard_images ({self.shard_images}) must be a multiple of batch_size ({self.batch_size})")
         find_checkpoint(self.checkpoint)
@@ -84,8 +84,7 @@ class SearchConfig:
         from pipelines.takeaway.embeddings import EmbeddingFolder
         from pipelines.takeaway.search import finished
 
-        if self.k < 1:
-            raise ValueError(f"k must be at least 1, got {self.k}")
+        bounds(self, k="at least 1")
         if not self.image:
             raise ValueError("image: name at least one image file")
         if Path(self.sheet).suffix.lower() != ".png" or Path(self.sheet).is_dir():
@@ -181,10 +180,7 @@ class ShowConfig:
         from pipelines.data.examples import in_shards
         from pipelines.run.checkpoint import find_checkpoint
 
-        if self.count < 1:
-            raise ValueError(f"count must be at least 1, got {self.count}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}")
+        bounds(self, count="at least 1", seed="at least 0")
         if Path(self.out).exists() and not Path(self.out).is_dir():
             raise ValueError(f"out must be a folder, {self.out} is a file")
         find_checkpoint(self.checkpoint)
@@ -227,10 +223,7 @@ class ReportConfig:
         from pipelines.data.sources import find_source
         from pipelines.run.checkpoint import find_checkpoint
 
-        if self.count < 1:
-            raise ValueError(f"count must be at least 1, got {self.count}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}")
+        bounds(self, count="at least 1", seed="at least 0")
         if Path(self.out).is_dir():
             raise ValueError(f"out must be an HTML file, {self.out} is a folder")
         if self.images is not None and self.gallery == self.images:

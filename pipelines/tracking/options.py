@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lodisc.bounds import bounds
+
 
 @dataclass(frozen=True, kw_only=True)
 class UIConfig:
@@ -20,5 +22,4 @@ class UIConfig:
     host: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.port <= 65535:
-            raise ValueError(f"port must be between 1 and 65535, got {self.port}")
+        bounds(self, port="in [1, 65535]")

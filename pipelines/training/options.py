@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lodisc.bounds import bounds, require
 from lodisc.config import Precision
-from pipelines.run.config import ComputeConfig, TrackingConfig
+from pipelines.run.config import ComputeConfig, TrackingConfig, require_name
 
 # The protocol's learning rate for a batch of 256, 0.5, and two on either side.
 LINEAR_RATES = (0.05, 0.15, 0.5, 1.5, 5.0)
@@ -64,38 +65,26 @@ class FinetuneConfig:
 
         low, high = self.crop_scale
         workers = self.compute.workers
-        checks = (
-            (self.mode in MODES, f"mode must be one of {', '.join(MODES)}, got {self.mode!r}"),
-            (self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}"),
-            (self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}"),
-            (
-                self.batch_size % workers == 0,
-                f"batch_size ({self.batch_size}) must be a multiple of compute.workers {workers}",
-            ),
-            (
-                len(set(self.rates)) == len(self.rates) > 0 and min(self.rates) > 0,
-                f"learning_rates must be different and > 0, got {self.rates}",
-            ),
-            (
-                self.mode != "full" or len(self.rates) == 1,
-                f"learning_rates: full trains one encoder, at one rate; got {self.rates}",
-            ),
-            (self.decay >= 0, f"weight_decay must be >= 0, got {self.decay}"),
-            (0 < low <= high <= 1, f"crop_scale must satisfy 0 < smallest <= largest <= 1, got {self.crop_scale}"),
-            (self.seed >= 0, f"seed must be >= 0, got {self.seed}"),
-            (
-                self.name is None or ("/" not in self.name and self.name not in ("", ".", "..")),
-                f"name must be a plain folder name, got {self.name!r}",
-            ),
-            (not self.resume or self.name is not None, "resume needs the name of the run to continue"),
-            (
-                self.eval_images != self.images,
-                f"eval_images must hold other images than images ({self.images}): the classifier has seen those",
-            ),
+        require(self.mode in MODES, f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
+        bounds(self, epochs="at least 1", batch_size="at least 1", weight_decay="at least 0", seed="at least 0")
+        require_name(self.name, self.resume)
+        require(
+            self.batch_size % workers == 0,
+            f"batch_size ({self.batch_size}) must be a multiple of compute.workers {workers}",
         )
-        for holds, message in checks:
-            if not holds:
-                raise ValueError(message)
+        require(
+            len(set(self.rates)) == len(self.rates) > 0 and min(self.rates) > 0,
+            f"learning_rates must be different and > 0, got {self.rates}",
+        )
+        require(
+            self.mode != "full" or len(self.rates) == 1,
+            f"learning_rates: full trains one encoder, at one rate; got {self.rates}",
+        )
+        require(0 < low <= high <= 1, f"crop_scale must satisfy 0 < smallest <= largest <= 1, got {self.crop_scale}")
+        require(
+            self.eval_images != self.images,
+            f"eval_images must hold other images than images ({self.images}): the classifier has seen those",
+        )
         find_checkpoint(self.checkpoint)
         find_source(self.images)
         find_source(self.eval_images)

@@ -124,7 +124,7 @@ def test_bad_options_are_refused_by_name(arguments: list[str], names: str, capsy
         (["submit", *PRETRAIN, "--tracking.uri=http://me:secret@mlflow:5000"], "MLFLOW_TRACKING_PASSWORD"),
         (["submit", "leave"], "submit: leave does not need a cluster"),
         (["submit", "search", "embeddings", "--image", "a.jpg"], "submit: search does not need a cluster"),
-        (["leave", "--within", "0"], "within must be at least 1 second"),
+        (["leave", "--within", "0"], "within must be at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_submitted_is_refused_here(

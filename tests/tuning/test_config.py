@@ -69,7 +69,7 @@ def test_a_grid_has_as_many_trials_as_combinations() -> None:
         ({"reduction_factor": 1}, "reduction_factor must be at least 2"),
         ({"trials": 0}, "trials must be at least 1"),
         ({"concurrent": 0}, "concurrent must be at least 1"),
-        ({"seed": -1}, "seed must be >= 0"),
+        ({"seed": -1}, "seed must be at least 0"),
         ({"name": "a/b"}, "name must be a plain folder name"),
         ({"resume": True}, "resume needs the name"),
     ],

@@ -131,7 +131,7 @@ def test_configuration_is_checked(tmp_path: Path) -> None:
         PrepareConfig(source=source, destination=f"{source}/new")
     with pytest.raises(ValueError, match="there is no such file"):
         PrepareConfig(source=f"{new}/none", destination=new)
-    with pytest.raises(ValueError, match=r"^max_side must be at least 16 px, got 8"):
+    with pytest.raises(ValueError, match=r"^max_side must be at least 16, got 8"):
         PrepareConfig(source=source, destination=new, max_side=8)
     with pytest.raises(ValueError, match=r"^shard_mb must be at least 1, got 0"):
         PrepareConfig(source=source, destination=new, shard_mb=0)

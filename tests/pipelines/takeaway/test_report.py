@@ -205,7 +205,7 @@ def test_images_that_are_gone_leave_the_curves(labelled: Reported, tmp_path: Pat
         ({"images": ".", "gallery": "."}, "gallery must hold other images"),
         ({"out": "."}, r"out must be an HTML file, \. is a folder"),
         ({"count": 0}, "count must be at least 1"),
-        ({"seed": -1}, "seed must be >= 0"),
+        ({"seed": -1}, "seed must be at least 0"),
     ],
 )
 def test_config_refuses(changes: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def test_lost_initial_weights_cost_one_sheet(
         ({"images": "gone"}, "gone: there is no such file or folder"),
         ({"out": "file"}, "out must be a folder, file is a file"),
         ({"count": 0}, "count must be at least 1, got 0"),
-        ({"seed": -1}, "seed must be >= 0, got -1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
     ],
 )
 def test_config_refuses(changes: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
