@@ -17,7 +17,7 @@ from safetensors.torch import save
 from lodisc.classifier import Classifier
 from lodisc.config import EncoderConfig
 from lodisc.encoder import Encoder
-from lodisc.probes.linear import held_out_fifth
+from lodisc.probes.held_out import held_out_fifth
 from lodisc.views import IMAGENET_MEAN, IMAGENET_STD, CropAndFlip
 from pipelines.data.labelled import LabelledImages, load_labelled
 from pipelines.data.samples import ImageStore, SampleOrder
