@@ -83,8 +83,10 @@ def _run_workers(
 ) -> ray.train.Result | None:
     """Run workers from the last checkpoint until they are done, leave or fail; return None where they failed."""
     folder = job.folder
+    # What called the last workers away would send these home, and what Ray Train noted of them would be taken up again.
     folder.remove(LEAVE)
     folder.remove(REGISTER)
+    # Waits until there is room: a lost node may come back, and an autoscaler needs minutes.
     placement = plans.choose(told)
     try:
         with plans.growing(placement, folder), _split(datasets, placement.workers) as shards:
@@ -92,6 +94,8 @@ def _run_workers(
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
         failures.count(error, folder.finished_steps())
         return None
+    # Ended without an error: at the last step, by divergence, or because somebody called the workers away; where that was
+    # for more workers to come, the next ones start from the checkpoint that these have saved.
     diverged = result.return_value  # type: ignore[attr-defined]  # of Train V2
     if diverged is not None:
         raise NonFiniteLossError(diverged)

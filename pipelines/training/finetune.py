@@ -101,6 +101,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
 
 
 def _finetune(config: FinetuneConfig) -> FinetuneResult:
+    # As in `pretrain`: refuse what can be refused, read the images, open the run, start the workers.
     folder = open_run(config)
     plans = Plans(config.compute, config.batch_size)
     require_shared(config.storage)

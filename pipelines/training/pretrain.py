@@ -76,10 +76,13 @@ def _pretrain(
     parent_run_id: str | None,
     callbacks: Sequence[ray.train.UserCallback],
 ) -> PretrainResult:
+    # What can be refused is refused first, and in milliseconds: the name, the cluster's size, the storage.
     require_known(config.encoder)
     folder = open_run(config)
     plans = Plans(config.compute, config.optim.batch_size)
     require_shared(config.storage)
+    # Every image is decoded once, to know which can be used: the longest wait before a run. MLflow, which takes seconds
+    # to import, is had meanwhile. The trials of a sweep share what the sweep has read.
     if images is None:
         with store_warming(config.tracking, config.storage):
             images = load_images(config)
@@ -87,6 +90,7 @@ def _pretrain(
         images = images_for(images, config)
     steps_per_epoch = sample_order(images.training, config).steps_per_epoch
     _refuse_long_profile(config, steps_per_epoch * config.optim.epochs - folder.finished_steps())
+    # From here on there is a run: in MLflow, and in its folder a config that `--resume` compares.
     datasets = {"views": views_from_last_checkpoint(config, folder, images), **images.decoded}
     run = open_tracking(config, folder, images.fingerprints, parent_run_id)
     style: Style = "nothing" if parent_run_id else terminal_style()
@@ -102,6 +106,7 @@ def _pretrain(
     )
     if parent_run_id is None:
         keep_encoder(run, done.run_dir)
+    # The very last: until it is there the run can be resumed, and this be done again.
     folder.write_json(FINISHED, asdict(done))
     return done
 
