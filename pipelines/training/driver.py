@@ -94,8 +94,8 @@ def _run_workers(
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
         failures.count(error, folder.finished_steps())
         return None
-    # Ended without an error: at the last step, by divergence, or because somebody called the workers away; where that was
-    # for more workers to come, the next ones start from the checkpoint that these have saved.
+    # They ended without an error: at the last step, by divergence, or because they were called away; where that was for
+    # more workers to come, the next ones start from the checkpoint that these have saved.
     diverged = result.return_value  # type: ignore[attr-defined]  # of Train V2
     if diverged is not None:
         raise NonFiniteLossError(diverged)
