@@ -298,8 +298,12 @@ def test_a_run_that_is_told_to_end_goes_on_to_the_same_end(
 
     disturbing = threading.Thread(target=disturb)
     disturbing.start()
-    assert main(["pretrain", "--config", str(tmp_path / "recipe.yaml"), "--resume"]) == 130
-    disturbing.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell has its background jobs ignore it.
+    try:
+        assert main(["pretrain", "--config", str(tmp_path / "recipe.yaml"), "--resume"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+        disturbing.join()
     assert f"going on from step {stopped + 1}" in capsys.readouterr().err
     run_in_mlflow = client.get_run(handle.run_id)
     assert (run_in_mlflow.info.status, run_in_mlflow.data.tags["restarts"]) == ("KILLED", "1")
