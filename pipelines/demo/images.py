@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -12,8 +11,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.demo.birds import SPECIES, Species
 from pipelines.demo.scenes import draw_bird
@@ -110,27 +107,3 @@ def demo_jpeg(seed: int, split: str, species: Species, number: int, size: int) -
     quality = int(rng.integers(80, 96))
     _, encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     return encoded.tobytes()
-
-
-def contact_sheet(*, seed: int = 0, size: int = 160, gap: int = 8) -> Image.Image:
-    """Return a picture of all classes: a family a row, a species a column, its plate beside an image of the set."""
-    font = ImageFont.load_default(size=max(10, size // 11))
-    caption = size // 7
-    rows = len(SPECIES) // 4
-    sheet = Image.new("RGB", (4 * (2 * size + gap) + gap, rows * (size + caption + gap) + gap), "white")
-    draw = ImageDraw.Draw(sheet)
-    for place, (species, pictures) in enumerate(samples(seed, size)):
-        left = gap + place % 4 * (2 * size + gap)
-        top = gap + place // 4 * (size + caption + gap)
-        for column, picture in enumerate(pictures):
-            sheet.paste(Image.fromarray(picture), (left + column * size, top))
-        middle = (left + size, top + size + caption // 2)
-        draw.text(middle, species.name.replace("_", " "), fill=(40, 40, 40), font=font, anchor="mm")
-    return sheet
-
-
-def samples(seed: int, size: int) -> Iterator[tuple[Species, list[NDArray[np.uint8]]]]:
-    """Yield each species with its plate and with one picture."""
-    for index, species in enumerate(SPECIES):
-        rng = np.random.default_rng([seed, index])
-        yield species, [draw_bird(species, rng, size, nuisances=False), draw_bird(species, rng, size)]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any
-
-import torch
-
-from lodisc.probes.confusion import confusions
 
 
 @dataclass(frozen=True)
@@ -48,17 +44,13 @@ def sister_confusions(
     Raises:
         ValueError: the lists differ in length.
     """
-    families = _families(labels, predicted, coarse)
-    names = sorted({*labels, *predicted})
-    numbers = {name: number for number, name in enumerate(names)}
-    truth, taken_for = (
-        torch.tensor([numbers[name] for name in each], dtype=torch.long) for each in (labels, predicted)
-    )
-    found = []
-    for each in confusions(truth, taken_for)[:most]:
-        pair = names[each.truth], names[each.predicted]
-        found.append(NamedConfusion(*pair, each.count, each.of, _sisters(families, *pair)))
-    return found
+    families, sizes = _families(labels, predicted, coarse), Counter(labels)
+    wrong = Counter(pair for pair in zip(labels, predicted, strict=True) if pair[0] != pair[1])
+    found = [
+        NamedConfusion(truth, taken_for, count, sizes[truth], _sisters(families, truth, taken_for))
+        for (truth, taken_for), count in wrong.items()
+    ]
+    return sorted(found, key=lambda pair: (-pair.count, pair.of, pair.truth, pair.predicted))[:most]
 
 
 def family_share(labels: list[str], predicted: list[str], coarse: list[str] | None) -> float | None:

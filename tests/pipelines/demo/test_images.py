@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.demo.birds import SPECIES, Plumage, paint_bird
-from pipelines.demo.images import MARKER, contact_sheet, generate_demo_images
+from pipelines.demo.images import MARKER, generate_demo_images
 from pipelines.demo.scenes import draw_bird
 
 COUNTS = {"train": 12, "test": 6}
@@ -145,9 +145,3 @@ def test_without_nuisances_a_species_has_one_picture() -> None:
     ]
     assert all(np.array_equal(plates[2 * index], plates[2 * index + 1]) for index in range(16))
     assert all(not np.array_equal(plates[2 * a], plates[2 * b]) for a, b in combinations(range(16), 2))
-
-
-def test_contact_sheet_shows_every_class() -> None:
-    sheet = np.asarray(contact_sheet(size=48, gap=4))
-    assert sheet.shape[2] == 3
-    assert sheet.shape[1] == 4 * (2 * 48 + 4) + 4
