@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
+from pipelines.data.run_images import load_images
 from pipelines.demo.images import generate_demo_images
 from pipelines.demo.options import DemoConfig
 from pipelines.evaluation.evaluate import evaluate
@@ -44,10 +45,11 @@ def demo(config: DemoConfig) -> dict[str, dict[str, float]]:
     recipe = demo_recipe(config)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     baseline = replace(recipe, name=f"demo-mocov3-{stamp}", model=replace(recipe.model, local_weight=0.0))
+    images = load_images(recipe)  # once: both runs read the same
     print("\n1/3  MoCo v3, the baseline: the same recipe without the local branch", flush=True)
-    mocov3 = pretrain(baseline)
+    mocov3 = pretrain(baseline, images=images)
     print("\n2/3  LoDisc", flush=True)
-    lodisc = pretrain(replace(recipe, name=f"demo-lodisc-{stamp}"))
+    lodisc = pretrain(replace(recipe, name=f"demo-lodisc-{stamp}"), images=images)
     print("\n3/3  What the encoders make of test images that none has seen", flush=True)
     scores = {
         "untrained": score(recipe, lodisc, untrained=True),
