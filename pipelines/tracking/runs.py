@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -163,14 +164,14 @@ def replay_buffer(handle: RunHandle) -> bool:
 
 def tell(handle: RunHandle, *entries: Entry) -> bool:
     """Send entries behind whatever the buffer holds; what fails stays in the buffer and is said, never raised."""
-    try:
-        journal = open_journal(handle)
-        for entry in entries:
-            journal.append(entry)
-    except OSError as error:
-        say(f"{handle.buffer_path} cannot be written ({error}); the run's state in MLflow is out of date")
-        return False
-    try:
+    with ExitStack() as stack:
+        try:
+            journal = stack.enter_context(closing(open_journal(handle)))
+            for entry in entries:
+                journal.append(entry)
+        except OSError as error:
+            say(f"{handle.buffer_path} cannot be written ({error}); the run's state in MLflow is out of date")
+            return False
         for pause in (*QUICK_RETRIES, 0.0):
             try:
                 journal.deliver()
@@ -178,17 +179,19 @@ def tell(handle: RunHandle, *entries: Entry) -> bool:
             except Exception as error:
                 failure = error
                 time.sleep(pause)
-        say_kept(handle, failure)
-        return False
-    finally:
-        journal.close()
+    say_kept(handle, failure)
+    return False
 
 
 def _replay_leftovers(storage: str) -> None:
     """Send what runs of this storage that no process works on still keep from when their store was down."""
     folder = local_path(storage)
     for record in sorted(folder.glob("*/tracking.json")) if folder else ():
-        handle = RunHandle(**json.loads(record.read_text()))
+        try:
+            handle = RunHandle(**json.loads(record.read_text()))
+        except (OSError, ValueError, TypeError) as error:  # A run's damage is no other run's.
+            say(f"{record} cannot be read ({first_line(error)}); what that run has not sent stays where it is")
+            continue
         buffer = Path(handle.buffer_path)
         if buffer.exists() and buffer.stat().st_size > 0 and not is_written(handle):
             replay_buffer(handle)

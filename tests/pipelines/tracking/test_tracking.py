@@ -184,6 +184,16 @@ def test_a_run_at_work_is_left_alone_by_the_next_one(tmp_path: Path, capsys: pyt
     assert steps(handle) == [1]
 
 
+@pytest.mark.parametrize("left", ["", '{"uri": "sqli', "[]", '{"another": "release"}'])
+def test_a_run_whose_record_is_damaged_blocks_no_other(
+    left: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "tracking.json").write_text(left)
+    assert create_run(TrackingConfig(), str(tmp_path), "next", {}).run_id
+    assert f"{tmp_path}/damaged/tracking.json cannot be read" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_server_that_is_killed_and_restarted_loses_nothing(
     storage: Path, impatient: None, capsys: pytest.CaptureFixture[str]
