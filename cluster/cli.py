@@ -32,6 +32,7 @@ class Command:
         positional: fields given by place instead of by name.
         recipes: the package with the recipes that `--config` takes beside YAML files; None has no `--config`.
         uses_ray: whether the function runs on Ray; where the config has a property of that name, it may spare that.
+        refuse: `module:function` that refuses the config by what is on disk, before Ray starts; empty for none.
         imports: what the function needs that takes seconds to import, to be had while Ray starts.
     """
 
@@ -41,6 +42,7 @@ class Command:
     positional: tuple[str, ...] = ()
     recipes: str | None = None
     uses_ray: bool = True
+    refuse: str = ""
     imports: str = "lodisc.model"
 
 
@@ -57,12 +59,14 @@ COMMANDS = {
         "pipelines.training.pretrain:pretrain",
         "pretrain an encoder on images without labels",
         recipes="pipelines",
+        refuse="pipelines.training.options:refuse_early",
     ),
     "tune": Command(
         "tuning.config:SweepConfig",
         "tuning.sweep:tune",
         "search for the best values of a recipe's fields",
         recipes="tuning",
+        refuse="pipelines.run.folder:require_free",
     ),
     # Also as two words, which jsonargparse cannot take: see `main`.
     "tune-report": Command(
@@ -96,6 +100,7 @@ COMMANDS = {
         "pipelines.training.finetune:finetune",
         "train a classifier with labels on a checkpoint's encoder, or all of it",
         positional=("checkpoint",),
+        refuse="pipelines.run.folder:require_free",
     ),
     "export": Command(
         "pipelines.takeaway.options:ExportConfig",
@@ -203,7 +208,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         told = what_to_put_right(error)
         if told is None:
             raise
-        print(f"lodisc: error: {told}", file=sys.stderr)
+        listed = f"; lodisc {arguments[0]} --help lists its options" if "unrecognized arguments" in told else ""
+        print(f"lodisc: error: {told}{listed}", file=sys.stderr)
         return 2
 
 
@@ -325,6 +331,8 @@ def run(command: Command, values: dict[str, Any], arguments: Sequence[str], subm
     if not (command.uses_ray and getattr(config, "uses_ray", True)):
         resolve_name(command.function)(config)
         return 0
+    if command.refuse:
+        resolve_name(command.refuse)(config)
     from cluster.connect import connect
 
     # torch and timm: nothing of Ray's, as two threads should not import the same.

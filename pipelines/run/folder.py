@@ -109,6 +109,11 @@ class RunFolder:
         """
         return next((step for step in self._saved_steps() if self._is_whole(step)), 0)
 
+    def cut_off(self) -> list[str]:
+        """Return the names of the checkpoints that are newer than the newest whole one."""
+        done = self.finished_steps()
+        return [directory_name(step) for step in self._saved_steps() if step > done]
+
     def prune(self, keep: int) -> None:
         """Remove all checkpoints but the newest."""
         filesystem, path = fs.FileSystem.from_uri(self.path)
@@ -170,6 +175,18 @@ def claimed(config: NamedConfig) -> Iterator[None]:
         raise ValueError(f"name: another process works on {config.name!r} in {config.storage} just now") from error
 
 
+def require_free(config: NamedConfig) -> None:
+    """Refuse a name as `open_run` does and a storage as `claimed` does, before anything is started or made.
+
+    Raises:
+        ValueError: see there.
+    """
+    if config.name is not None:
+        _refuse_name(named(config))
+    if (storage := local_path(config.storage)) is not None:
+        require_writable("storage", storage / (config.name or ""))
+
+
 def open_run(config: NamedConfig) -> RunFolder:
     """Return the folder for a named run, refusing to touch a run that the user did not ask to continue.
 
@@ -177,18 +194,24 @@ def open_run(config: NamedConfig) -> RunFolder:
         ValueError: the name is in use and `resume` was not asked; or there is nothing to resume; or the config differs
             from the one the run was started with.
     """
+    folder = _refuse_name(config)
+    if config.resume:
+        _refuse_changes(yaml.safe_load(folder.read("config.yaml")), to_dict(config))
+    return folder
+
+
+def _refuse_name(config: NamedConfig) -> RunFolder:
+    """Return the folder of a name that is free, or whose run can be resumed and is to be."""
     folder = RunFolder(f"{config.storage.rstrip('/')}/{config.name}")
-    exists = folder.has("config.yaml")
+    exists, run = folder.has("config.yaml"), f"{config.name!r} in {config.storage}"
     if exists and not config.resume:
         raise ValueError(
             f"name: a run {config.name!r} exists in {config.storage}; continue it with --resume, or choose another name"
         )
     if config.resume and not exists:
-        raise ValueError(f"resume: there is no run {config.name!r} in {config.storage}")
+        raise ValueError(f"resume: there is no run {run}")
     if folder.has(FINISHED):
-        raise ValueError(f"resume: the run {config.name!r} in {config.storage} is finished")
-    if config.resume:
-        _refuse_changes(yaml.safe_load(folder.read("config.yaml")), to_dict(config))
+        raise ValueError(f"resume: the run {run} is finished; give another name to train more")
     return folder
 
 

@@ -86,6 +86,8 @@ def _run_workers(
     # What called the last workers away would send these home, and what Ray Train noted of them would be taken up again.
     folder.remove(LEAVE)
     folder.remove(REGISTER)
+    for name in folder.cut_off():
+        print(f"{folder.path}/{name} is cut off or damaged, and passed over", file=sys.stderr, flush=True)
     # Waits until there is room: a lost node may come back, and an autoscaler needs minutes.
     placement = plans.choose(told)
     try:
@@ -124,6 +126,11 @@ def _beside(trainer: TorchTrainer, folder: RunFolder) -> ray.train.Result:
     except KeyboardInterrupt:
         with suppress(OSError):
             folder.write(LEAVE, "Ctrl-C")
+        print(
+            f"interrupted: the workers save a checkpoint; the same command with --name {folder.name} --resume goes on",
+            file=sys.stderr,
+            flush=True,
+        )
         raise
     if isinstance(outcome[0], BaseException):
         raise outcome[0]

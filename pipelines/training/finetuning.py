@@ -107,8 +107,8 @@ class ClassifierLearner(Learner):
             finite &= torch.isfinite(torch.nn.utils.get_total_norm(gradients))
         if not finite.any():
             raise NonFiniteLossError(
-                f"step {self.step}: loss {losses[0].item():g}, or its gradient, is no number. The last checkpoint is "
-                "from before. Lower learning_rates, or set precision to fp32."
+                f"step {self.step + 1}: loss {losses[0].item():g}, or its gradient, is no number. Lower "
+                "learning_rates, or set precision to fp32."
             )
         return {}
 

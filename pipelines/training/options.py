@@ -7,7 +7,8 @@ from typing import Literal
 
 from lodisc.bounds import bounds, require
 from lodisc.config import Precision
-from pipelines.run.config import ComputeConfig, TrackingConfig, require_name
+from pipelines.run.config import ComputeConfig, PretrainConfig, TrackingConfig, require_name
+from pipelines.run.folder import require_free
 
 # The protocol's learning rate for a batch of 256, 0.5, and two on either side.
 LINEAR_RATES = (0.05, 0.15, 0.5, 1.5, 5.0)
@@ -15,6 +16,23 @@ FULL_RATE = 3e-4
 FULL_WEIGHT_DECAY = 0.1
 FULL_WARMUP = 0.05  # of the run
 MODES = ("linear", "full")
+
+
+def refuse_early(config: PretrainConfig) -> None:
+    """Refuse a pretraining by what is on disk, in a second, before Ray starts.
+
+    Raises:
+        ValueError: there are no such images, the name is taken or has nothing to resume, or the storage takes no files.
+    """
+    from pipelines.data.sources import find_source
+
+    for name, source in (("data.images", config.data.images), ("data.eval_images", config.data.eval_images)):
+        if source is not None:
+            try:
+                find_source(source)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+    require_free(config)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,8 +105,8 @@ class PretrainLearner(Learner):
         # The gradient is the same on all workers, so all end here or none does; a loss that is no number makes it one.
         if not torch.isfinite(norm):
             raise NonFiniteLossError(
-                f"step {self.step}: loss {losses.item():g}, gradient norm {norm.item():g}. The last checkpoint is from "
-                "before. Lower optim.base_lr, set optim.clip_norm, lengthen optim.warmup_epochs, or set "
+                f"step {self.step + 1}: loss {losses.item():g}, gradient norm {norm.item():g}; no weight took it. "
+                "Lower optim.base_lr, set optim.clip_norm, lengthen optim.warmup_epochs, or set "
                 "optim.precision to fp32."
             )
         return {"gradient/norm": norm}

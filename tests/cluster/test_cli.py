@@ -89,7 +89,7 @@ def test_the_printed_config_reads_back(tmp_path: Path, capsys: pytest.CaptureFix
         (["pretrian"], "pretrian"),
         (["pretrain", "--config", "paper"], "paper-vit-b16"),
         (["pretrain", "--config", "paper-vit-b16"], "data.images"),
-        ([*PRETRAIN, "--model.temprature", "0.1"], "--model.temprature"),
+        ([*PRETRAIN, "--model.temprature", "0.1"], "--model.temprature 0.1; lodisc pretrain --help lists its options"),
         ([*PRETRAIN, "--model.temperature", "warm"], "model.temperature"),
         ([*PRETRAIN, "--model.temperature", "-1"], "model.temperature"),
         ([*PRETRAIN, "--model.pivots", "best"], "model.pivots"),
@@ -111,6 +111,32 @@ def test_the_printed_config_reads_back(tmp_path: Path, capsys: pytest.CaptureFix
 )
 def test_bad_options_are_refused_by_name(arguments: list[str], names: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert names in refused(capsys, *arguments)
+
+
+def test_what_is_on_disk_is_looked_at_before_ray_starts(
+    image_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(*_: object) -> None:
+        raise AssertionError("Ray is started")
+
+    monkeypatch.setattr("cluster.connect.connect", start)
+    monkeypatch.chdir(tmp_path)
+    images, done = str(image_folder()), Path("runs", "done")
+    pretrain = ("pretrain", "--config", "demo", "--data.images", images)
+    assert "error: data.images: photos: there is no such file" in refused(capsys, *PRETRAIN)
+    said = refused(capsys, *pretrain, "--data.eval_images", "gone")
+    assert "error: data.eval_images: gone: there is no such file" in said
+    assert "resume: there is no run 'done'" in refused(capsys, *pretrain, "--name", "done", "--resume")
+    done.mkdir(parents=True)
+    (done / "config.yaml").touch()
+    assert "name: a run 'done' exists in" in refused(capsys, *pretrain, "--name", "done")
+    (done / "result.json").touch()
+    said = refused(capsys, *pretrain, "--name", "done", "--resume")
+    assert "is finished; give another name to train more" in said
+    Path("file").touch()
+    assert "storage: " in refused(capsys, *pretrain, "--storage", "file/runs")
+    sweep = ("tune", "--config", "grocery", "--data.images", images, "--data.eval_images", images, "--name", "done")
+    assert "name: a run 'done' exists in" in refused(capsys, *sweep)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ def test_the_newest_whole_checkpoint_is_the_last_one(tmp_path: Path) -> None:
     last = last_checkpoint(str(tmp_path))
     assert last is not None and last.path == str(tmp_path / "step-00000014")
     assert RunFolder(str(tmp_path)).finished_steps() == 14
+    assert RunFolder(str(tmp_path)).cut_off() == ["step-00000035", "step-00000028", "step-00000021"]
     cut.unlink()
     assert find_checkpoint(str(tmp_path)).path == last.path
 
