@@ -202,7 +202,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("lodisc: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        if type(error).__name__ == "CalledAwayError":  # whose module would import torch for every command
+        from pipelines.run.causes import CalledAwayError
+
+        if isinstance(error, CalledAwayError):
             print(f"lodisc: {error}; --resume continues it", file=sys.stderr)
             return TERMINATED
         told = what_to_put_right(error)
@@ -215,14 +217,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def what_to_put_right(error: Exception) -> str | None:
     """Return in one line what a user can put right, None where the fault is ours."""
-    from pipelines.run.causes import WorkersFailedError, explain, innermost
+    from pipelines.run.causes import NonFiniteLossError, WorkersFailedError, explain, innermost
 
     cause = innermost(error)
     if isinstance(cause, OSError) and cause.errno in CURES:
         return of_file(cause)
-    # Named and not imported is what would bring torch: a run that diverged.
-    said = isinstance(cause, (argparse.ArgumentError, ValueError, WorkersFailedError))
-    if said or type(cause).__name__ == "NonFiniteLossError":
+    if isinstance(cause, (argparse.ArgumentError, ValueError, WorkersFailedError, NonFiniteLossError)):
         return str(cause)
     return explain(error) if type(cause).__name__ in OF_THE_MACHINE else None
 

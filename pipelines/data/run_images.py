@@ -12,7 +12,6 @@ from pipelines.data.samples import ImageStore, SampleOrder
 from pipelines.data.scored import eval_images
 from pipelines.data.sources import fingerprint
 from pipelines.data.stream import Draw, sample_stream
-from pipelines.data.stream import views_bytes as size_of_views
 from pipelines.data.verify import usable_images
 from pipelines.run.config import PretrainConfig
 from pipelines.run.folder import RunFolder
@@ -80,8 +79,8 @@ def same_views(one: PretrainConfig, other: PretrainConfig) -> bool:
 
 def views_bytes(images: RunImages, config: PretrainConfig) -> int:
     """Return what all pairs of views of the run take of the object store."""
-    samples = config.optim.epochs * sample_order(images.training, config).steps_per_epoch * config.optim.batch_size
-    return samples * size_of_views(2, config.encoder.image_size)
+    draw = _draw(images, config)
+    return config.optim.epochs * draw.order.steps_per_epoch * config.optim.batch_size * draw.sample_bytes
 
 
 def sample_order(training: ray.data.Dataset, config: PretrainConfig) -> SampleOrder:
@@ -112,11 +111,14 @@ def views_from_last_checkpoint(
 
 
 def _stream(images: RunImages, config: PretrainConfig) -> Callable[[int], ray.data.Dataset]:
-    order = sample_order(images.training, config)
-    two_views = TwoViews(config.views, config.encoder.image_size)
-    draw = Draw(ImageStore.from_dataset(images.training), order, two_views)
-    total = config.optim.epochs * order.steps_per_epoch
+    draw = _draw(images, config)
+    total = config.optim.epochs * draw.order.steps_per_epoch
     return lambda start: sample_stream(draw, start, total, config.compute.counts(config.optim.batch_size))
+
+
+def _draw(images: RunImages, config: PretrainConfig) -> Draw:
+    two_views = TwoViews(config.views, config.encoder.image_size)
+    return Draw(ImageStore.from_dataset(images.training), sample_order(images.training, config), two_views)
 
 
 def _decode(

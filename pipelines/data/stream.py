@@ -52,7 +52,7 @@ class Draw:
     @property
     def sample_bytes(self) -> int:
         """Return the size of a row."""
-        return views_bytes(len(self.names), self.view.image_size)
+        return len(self.names) * 3 * self.view.image_size**2
 
     def __call__(self, samples: np.ndarray) -> dict[str, np.ndarray]:
         """Map sample numbers (n,) to `sample`, uint8 `view1` and `view2`, or `view`, (n, 3, H, W), and the labels."""
@@ -68,11 +68,6 @@ class Draw:
         image = open_image(data)
         drawn = self.view(upright_size(image), partial(load_image, image), seed)
         return drawn if isinstance(drawn, tuple) else (drawn,)
-
-
-def views_bytes(views: int, image_size: int) -> int:
-    """Return the size of so many views of an image."""
-    return views * 3 * image_size**2
 
 
 def _give_way() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
 
@@ -28,7 +29,6 @@ class Seen:
     def __init__(self, test: Features, gallery: Features | None = None, other_view: torch.Tensor | None = None) -> None:
         self.test, self.gallery, self.other_view = test, gallery, other_view
         self._ranked: dict[str, Ranked | None] = {}
-        self._retrieval: dict[str, float] | None = None
 
     def ranked(self, by: str) -> Ranked | None:
         """Return the classes that the gallery's labels give each test image, where both have labels.
@@ -40,13 +40,21 @@ class Seen:
             self._ranked[by] = self._linear() if by == "linear" else self._knn(by)
         return self._ranked[by]
 
+    @cached_property
     def retrieval(self) -> Mapping[str, float]:
-        """Return the scores of retrieval among the test images; none where no two are of a class."""
-        if self._retrieval is None:
-            labels = self.test.labels
-            repeated = labels is not None and len(set(labels)) < len(labels)
-            self._retrieval = retrieval_scores(self.test.features, numbered(labels)[1]) if repeated and labels else {}
-        return self._retrieval
+        """The scores of retrieval among the test images; none where no two are of a class."""
+        labels = self.test.labels
+        if labels is None or len(set(labels)) == len(labels):
+            return {}
+        return retrieval_scores(self.test.features, numbered(labels)[1])
+
+    @cached_property
+    def alignment(self) -> float | None:
+        return None if self.other_view is None else alignment(self.test.features, self.other_view)
+
+    @cached_property
+    def uniformity(self) -> float | None:
+        return uniformity(self.test.features) if len(self.test.features) > 1 else None
 
     def _knn(self, by: str) -> Ranked | None:
         if self.gallery is None:
@@ -109,15 +117,15 @@ def linear_top5(seen: Seen) -> float | None:
 
 
 def rank1(seen: Seen) -> float | None:
-    return seen.retrieval().get("rank1")
+    return seen.retrieval.get("rank1")
 
 
 def rank5(seen: Seen) -> float | None:
-    return seen.retrieval().get("rank5")
+    return seen.retrieval.get("rank5")
 
 
 def mean_average_precision(seen: Seen) -> float | None:
-    return seen.retrieval().get("map")
+    return seen.retrieval.get("map")
 
 
 def effective_rank(seen: Seen) -> float:
@@ -125,17 +133,16 @@ def effective_rank(seen: Seen) -> float:
 
 
 def uniformity_of(seen: Seen) -> float | None:
-    return uniformity(seen.test.features) if len(seen.test.features) > 1 else None
+    return seen.uniformity
 
 
 def alignment_of(seen: Seen) -> float | None:
-    return None if seen.other_view is None else alignment(seen.test.features, seen.other_view)
+    return seen.alignment
 
 
 def align_uniform(seen: Seen) -> float | None:
     """The sum of both (Wang and Isola 2020)."""
-    aligned, uniform = alignment_of(seen), uniformity_of(seen)
-    return None if aligned is None or uniform is None else aligned + uniform
+    return None if seen.alignment is None or seen.uniformity is None else seen.alignment + seen.uniformity
 
 
 def _hits(truth: list[str] | None, ranked: Ranked | None, among: int = 1) -> float | None:

@@ -1,6 +1,6 @@
 """Run the workers of a run to its last step, through the loss of workers and of nodes.
 
-Every start of the workers is a run of Ray Train of its own, from the last registered checkpoint. Ray Train could start
+Every start of the workers is a run of Ray Train of its own, from the last whole checkpoint. Ray Train could start
 them again by itself, but then only with a number of workers that need not divide the batch, without telling a run that
 diverges from a machine that dies, and counting against the run what befell it days ago.
 """

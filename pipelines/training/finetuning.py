@@ -10,11 +10,10 @@ import torch
 from timm.optim import param_groups_weight_decay
 from torch import Tensor
 
-from lodisc.attention import fuse_attention
 from lodisc.classifier import Classifier, head_losses, hits
 from lodisc.distributed import average, rank, world_size
 from lodisc.normalise import normalise
-from lodisc.precision import autocast, fused_trains_faster, resolve_precision
+from lodisc.precision import autocast
 from pipelines.run.causes import NonFiniteLossError
 from pipelines.run.checkpoint import load_encoder
 from pipelines.training.learner import Job, Learner, Look, Shards
@@ -73,8 +72,6 @@ class ClassifierLearner(Learner):
         torch.manual_seed(config.seed)
         heads = len(config.rates) * (2 if job.chooses else 1)
         model = Classifier(encoder, job.classes, heads, frozen=config.mode == "linear")
-        dtype = resolve_precision(config.precision, device)
-        fuse_attention(encoder.vit, model.frozen or fused_trains_faster(dtype, device))
         self.chosen = 0
         self.embedded: dict[str, list[tuple[Tensor, Tensor]]] = {}
         super().__init__(job, device, shards, model)

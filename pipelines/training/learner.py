@@ -13,11 +13,14 @@ import ray.train
 import ray.train.torch
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from lodisc.attention import fuse_attention
+from lodisc.classifier import Classifier
 from lodisc.distributed import rank, world_size
-from lodisc.precision import autocast, resolve_precision
+from lodisc.model import LoDisc
+from lodisc.precision import autocast, fused_trains_faster, resolve_precision
 from lodisc.schedules import learning_rate_at
 from pipelines.data.samples import seed_of
 from pipelines.run.checkpoint import last_checkpoint, read_state
@@ -66,7 +69,7 @@ class Job(ABC):
 
     @abstractmethod
     def learner(self, device: torch.device, shards: Shards) -> Learner:
-        """Return this worker's learner, as it was at the last checkpoint that is registered."""
+        """Return this worker's learner, as it was at the last whole checkpoint."""
 
     @property
     @abstractmethod
@@ -118,9 +121,11 @@ class Learner(ABC):
     starts at any step, so a checkpoint needs no generator states.
     """
 
-    def __init__(self, job: Job, device: torch.device, shards: Shards, model: nn.Module) -> None:
+    def __init__(self, job: Job, device: torch.device, shards: Shards, model: LoDisc | Classifier) -> None:
         self.job, self.device, self.shards = job, device, shards
         self.dtype = resolve_precision(job.optim.precision, device)
+        frozen = not any(parameter.requires_grad for parameter in model.encoder.parameters())
+        fuse_attention(model.encoder.vit, frozen or fused_trains_faster(self.dtype, device))
         self.model = model.to(device)
         self.replica = ray.train.torch.prepare_model(self.model)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -182,8 +187,7 @@ class Learner(ABC):
     def batches(self) -> Iterator[dict[str, Tensor]]:
         """Yield this worker's share of every step that is still to do, on the device; see the tasks that draw them."""
         share = self.job.optim.batch_size // world_size()
-        views = self.shards["views"].iter_torch_batches(batch_size=share, device="cpu", prefetch_batches=2)
-        stream = iter(views)
+        stream = iter(self.shards["views"].iter_torch_batches(batch_size=share, device="cpu", prefetch_batches=2))
         while True:
             with self.stopwatch.phase("wait"):
                 batch = next(stream, None)

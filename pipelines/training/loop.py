@@ -20,7 +20,7 @@ from pipelines.training.watcher import Watcher
 
 
 def train_worker(job: Job, shards: Shards) -> None:
-    """Train from the last registered checkpoint, or from the initial weights, to the last step.
+    """Train from the last whole checkpoint, or from the initial weights, to the last step.
 
     Args:
         job: of the run.

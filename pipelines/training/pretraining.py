@@ -11,13 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lodisc.attention import fuse_attention
 from lodisc.distributed import rank
 from lodisc.encoder import Encoder
 from lodisc.model import LoDisc
 from lodisc.normalise import normalise
 from lodisc.pivots import keep_patches, pivot_scores
-from lodisc.precision import fused_trains_faster, resolve_precision
 from lodisc.schedules import momentum_at
 from pipelines.evaluation.evaluators import Seen, score
 from pipelines.evaluation.features import Features, embed_decoded
@@ -80,13 +78,9 @@ class PretrainLearner(Learner):
     model: LoDisc
 
     def __init__(self, job: PretrainJob, device: torch.device, shards: Shards) -> None:
-        config = job.config
-        torch.manual_seed(config.seed)
-        model = LoDisc(config.encoder, config.model)
-        dtype = resolve_precision(config.optim.precision, device)
-        fuse_attention(model.encoder.vit, fused_trains_faster(dtype, device))
         self.source = shards.get("held_out") or shards["gallery"]
-        super().__init__(job, device, shards, model)
+        torch.manual_seed(job.config.seed)
+        super().__init__(job, device, shards, LoDisc(job.config.encoder, job.config.model))
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         optim = self.job.config.optim

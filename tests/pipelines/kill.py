@@ -17,13 +17,13 @@ SECONDS = 300.0  # the longest that a run may take to a step
 
 
 def kill_worker_after(run_dir: Path | str, step: int, why: Callable[[], str] = lambda: "") -> None:
-    """SIGKILL this session's train workers once the checkpoint of `step` is registered."""
+    """SIGKILL this session's train workers once the checkpoint of `step` is whole."""
     _signal_workers(signal.SIGKILL, run_dir, step, why)
 
 
 @contextmanager
 def standing_still(run_dir: Path | str, step: int, why: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Have this session's train workers stand still inside the block, once the checkpoint of `step` is registered."""
+    """Have this session's train workers stand still inside the block, once the checkpoint of `step` is whole."""
     workers = _signal_workers(signal.SIGSTOP, run_dir, step, why)
     try:
         yield
